@@ -1,0 +1,94 @@
+"""The one sequence that orders everything, and the hash-chained record of who did what.
+
+Kernel: alerts, registry and API all write it, inside whatever transaction makes the change that it tells of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import apsw
+import msgspec
+import rfc8785
+
+from gateway.model import Actor
+
+GENESIS: Final = bytes(32)
+
+
+def next_seq(connection: apsw.Connection) -> int:
+    """The number after the newest record and audit row. Only valid inside a write transaction."""
+    row = connection.execute(
+        "SELECT max(coalesce((SELECT last_seq FROM batch ORDER BY first_seq DESC LIMIT 1), 0),"
+        " coalesce((SELECT max(seq) FROM audit), 0),"
+        " coalesce((SELECT value FROM meta WHERE key = 'sequence_floor'), 0)) + 1"
+    ).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate always has a row
+    return int(row[0])
+
+
+def append(
+    connection: apsw.Connection,
+    *,
+    at_us: int,
+    actor: Actor,
+    action: str,
+    subject: str,
+    alert_id: str | None = None,
+    version: int = 0,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    reason: str = "",
+    evidence: Mapping[str, Any] | None = None,
+) -> int:
+    """Write one audit row in the caller's transaction and return its sequence number.
+
+    ``subject`` is ``alert/<id>``, ``person/<id>``, ``device/<id>``, ``outbox/<id>``, ``key/<id>`` and so on.
+    ``before`` and ``after`` hold ids, states and settings. Of personal data they hold only that a field changed.
+    """
+    seq = next_seq(connection)
+    last = connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
+    previous = GENESIS if last is None else bytes(last[0])
+    row: dict[str, Any] = {
+        "seq": seq,
+        "at_us": at_us,
+        "actor": msgspec.to_builtins(actor),
+        "action": action,
+        "subject": subject,
+        "alert_id": alert_id,
+        "version": version,
+        "before": before,
+        "after": after,
+        "reason": reason,
+        "evidence": evidence,
+    }
+    body = rfc8785.dumps(msgspec.to_builtins(row))
+    connection.execute(
+        "INSERT INTO audit (seq, at_us, action, subject, alert_id, version, body, previous_hash, hash)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (seq, at_us, action, subject, alert_id, version, body.decode(), previous, _hash(previous, body)),
+    )
+    return seq
+
+
+def verify(connection: apsw.Connection) -> Iterator[str]:
+    """Walk the chain; yield one sentence for each row that was edited, and for each place where rows are missing."""
+    previous = GENESIS
+    floor = connection.execute("SELECT value FROM meta WHERE key = 'audit_anchor'").fetchone()
+    if floor is not None:  # retention removed older rows and wrote down the hash that it stopped at
+        previous = bytes(floor[0])
+    rows = connection.execute("SELECT seq, at_us, action, subject, body, previous_hash, hash FROM audit ORDER BY seq")
+    for seq, at_us, action, subject, body, previous_hash, digest in rows:
+        if bytes(previous_hash) != previous:
+            yield f"audit row {seq} does not follow the row before it: one or more rows were removed or replaced"
+        columns = msgspec.json.decode(body)
+        told = (columns["seq"], columns["at_us"], columns["action"], columns["subject"])
+        if _hash(bytes(previous_hash), body.encode()) != bytes(digest) or told != (seq, at_us, action, subject):
+            yield f"audit row {seq} ({action} {subject}) was changed after it was written"
+        previous = bytes(digest)
+
+
+def _hash(previous: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(previous + body).digest()

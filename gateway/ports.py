@@ -1,0 +1,186 @@
+"""The seams. Siblings know each other only by these; ``app`` plugs them together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import apsw
+
+from gateway.model import Actor, Committed, DeviceBinding, Frame, Reading, Report, Verdict
+
+T = TypeVar("T")
+
+
+class Ingest(Protocol):
+    """The only road in."""
+
+    def offer(self, frames: Sequence[Frame]) -> asyncio.Future[Verdict]:
+        """Take frames and return the future of the commit that will hold them. Never blocks.
+
+        The future is shared by everything in that commit: add a callback or keep it, but do not await it from a task
+        that may be cancelled (that would cancel it for all; ``deliver`` is for that). It never carries an exception.
+        """
+        ...
+
+    async def deliver(self, frames: Sequence[Frame]) -> Verdict:
+        """Take frames and return their verdict once it is known. Safe to cancel; the frames then may still be kept."""
+        ...
+
+
+class Transport(Protocol):
+    """A way in. Ends only by TransportError or cancellation."""
+
+    async def run(self) -> None: ...
+
+
+class Framer(Protocol):
+    """Cuts a byte stream into frames. Raises FramingError before it would buffer more than its bound."""
+
+    def feed(self, data: bytes) -> Sequence[bytes]: ...
+
+
+class Codec(Protocol):
+    """What frames literally say. Pure and total: any bytes give reports or a ParseError, and nothing else."""
+
+    name: str
+
+    def parse(self, frame: Frame) -> Sequence[Report]: ...
+
+
+class Profiles(Protocol):
+    """What reports mean."""
+
+    def explain(self, profile: str, report: Report, received_at_us: int) -> Reading:
+        """The observations of a report by the named profile. Raises ProfileError."""
+        ...
+
+
+class Directory(Protocol):
+    """What ingest asks of the registry. In memory, synchronous."""
+
+    def device(self, device_id: str) -> DeviceBinding | None: ...
+
+    def device_by_key(self, key: str) -> DeviceBinding | None:
+        """The device that has this serial number, IMEI or other maker's identity."""
+        ...
+
+
+class Credentials(Protocol):
+    """Who may connect. Both look the registry up anew before they say no."""
+
+    async def authenticate(self, device_id: str, token: bytes) -> DeviceBinding | None:
+        """The active device whose current token this is (compared in constant time), else None."""
+        ...
+
+    async def by_certificate(self, common_name: str) -> DeviceBinding | None:
+        """The active device of a client certificate that TLS has already verified, else None."""
+        ...
+
+
+class Store(Protocol):
+    """The SQLite file, for everything that is not the hot path."""
+
+    async def write(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """Run fn in a transaction on the writer thread; return its result once that is durable.
+
+        An exception of fn rolls back what fn did and is raised here. Raises StorageError when nothing was committed.
+        fn must be quick (milliseconds) and must not commit, roll back or keep the connection.
+        """
+        ...
+
+    async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """Run fn on a read-only connection in another thread, in one snapshot."""
+        ...
+
+
+class CommittedListener(Protocol):
+    """Called on the loop, in order, for every commit of records."""
+
+    def __call__(self, committed: Committed) -> None: ...
+
+
+class EventFeed(Protocol):
+    """Normalized events (contracts, section 4) in journal order."""
+
+    async def after(self, seq: int, limit: int) -> list[dict[str, Any]]:
+        """CloudEvents of the records and transitions behind ``seq``, at most about ``limit``, whole numbers only.
+
+        Each event's id is ``<seq>-<n>``; n counts the events of one number from 0.
+        """
+        ...
+
+    async def wait(self, seq: int) -> None:
+        """Return when something behind ``seq`` is committed."""
+        ...
+
+    def last_seq(self) -> int: ...
+
+
+class AlertDesk(Protocol):
+    """Alerts and the outbox, for whoever acts on them. Views are JSON-ready dicts as the contract shows them."""
+
+    async def alerts(
+        self, *, open_only: bool = False, person_id: str = "", kind: str = "", limit: int = 100, before_id: str = ""
+    ) -> list[dict[str, Any]]: ...
+
+    async def alert(self, alert_id: str) -> dict[str, Any]:
+        """One alert with its occurrences, transitions and order. Raises NotFoundError."""
+        ...
+
+    async def act(
+        self,
+        alert_id: str,
+        action: str,
+        *,
+        actor: Actor,
+        version: int | None,
+        outcome: str = "",
+        note: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """``accept``, ``progress``, ``release``, ``resolve``, ``note`` or ``escalate``; returns the alert as it is now.
+
+        Raises NotFoundError, UsageError (unknown action, outcome, ...) and ConflictError, whose text names the owner,
+        when ``version`` is not the alert's or its state does not allow the action.
+        """
+        ...
+
+    async def order_status(self, order_id: str, status: Mapping[str, Any], *, actor: Actor) -> dict[str, Any]:
+        """The platform's callback (contracts, section 5). Raises NotFoundError, UsageError, ConflictError."""
+        ...
+
+    async def outbox(self, *, state: str = "", limit: int = 100) -> list[dict[str, Any]]: ...
+
+    async def outbox_act(self, dispatch_id: int, action: str, *, actor: Actor, reason: str) -> dict[str, Any]:
+        """``retry`` or ``discard`` a dead dispatch. Raises NotFoundError, ConflictError."""
+        ...
+
+
+class HistoryQueries(Protocol):
+    """Questions to the time series. Each raises StorageError when the database is away."""
+
+    async def latest(self, person_id: str) -> dict[str, Any]:
+        """The newest value of each metric, signal and position of a person, each with its times and device."""
+        ...
+
+    async def series(
+        self, person_id: str, metric: str, from_us: int, to_us: int, bucket_s: int | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Raw points (``at``, ``value``, ``device_id``) or buckets (``at``, ``count``, ``min``, ``max``, ``mean``)."""
+        ...
+
+    async def positions(self, person_id: str, from_us: int, to_us: int, limit: int) -> dict[str, Any]:
+        """A GeoJSON FeatureCollection of points (RFC 7946: longitude first), oldest first."""
+        ...
+
+
+class HealthPart(Protocol):
+    """Something that /readyz lists."""
+
+    name: str
+
+    def state(self) -> tuple[bool, str]:
+        """Whether it works, and a word or sentence on it. ``required`` parts that do not work make /readyz fail."""
+        ...
