@@ -25,7 +25,7 @@ def next_seq(connection: apsw.Connection) -> int:
         " coalesce((SELECT max(seq) FROM audit), 0),"
         " coalesce((SELECT value FROM meta WHERE key = 'sequence_floor'), 0)) + 1"
     ).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate always has a row
+    assert row is not None
     return int(row[0])
 
 

@@ -72,7 +72,7 @@ class DeliveryDeferredError(DeliveryError):
 
 
 class DeliveryUnknownError(DeliveryError):
-    """The request went out and no answer came: it may have had its effect. Handler: the outbox reconciles, then retries."""
+    """The request went out and no answer came; it may have had its effect. Handler: the outbox reconciles first."""
 
 
 class DeliveryRefusedError(DeliveryError):

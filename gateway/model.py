@@ -58,7 +58,9 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 EMERGENCY_SIGNALS: Final = frozenset({"sos", "fall", "smoke", "gas", "carbon_monoxide", "heat", "no_answer"})
 """Nothing suppresses, groups, delays or rate-limits these; only a person resolves what they raise."""
 
-URGENT_SIGNALS: Final = EMERGENCY_SIGNALS | {"service_call", "call_cancelled", "water_leak", "geofence_exit", "bed_exit"}
+URGENT_SIGNALS: Final = EMERGENCY_SIGNALS | {
+    "service_call", "call_cancelled", "water_leak", "geofence_exit", "bed_exit",
+}  # fmt: skip
 """Frames that carry one of these are committed without a linger."""
 
 SIGNALS: Final = URGENT_SIGNALS | {

@@ -1,0 +1,211 @@
+"""Configuration: one TOML file, each key overridable by ``CAREBELL_<SECTION>__<KEY>``; secrets only from files."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway.errors import ConfigError
+
+
+def _listen_address(value: str) -> str:
+    if value == "":
+        return value
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("write it as host:port, for example 127.0.0.1:1883, or leave it empty to switch it off")
+    host = host.removeprefix("[").removesuffix("]")
+    if host != "localhost":
+        try:
+            ipaddress.ip_address(host)
+        except ValueError as error:
+            raise ValueError(f"{host!r} is not an IP address; write 0.0.0.0 for every interface") from error
+    return value
+
+
+def _history_dsn(value: str) -> str:
+    if value not in ("", "embedded") and not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError('write "embedded", a postgresql:// URL, or leave it empty to switch history off')
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and not value.startswith(("http://", "https://")):
+        raise ValueError("write an http:// or https:// URL, or leave it empty")
+    return value.rstrip("/")
+
+
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MqttSection(Section):
+    """The gateway's own MQTT endpoint."""
+
+    listen: ListenAddress = "127.0.0.1:1883"
+    tls_listen: ListenAddress = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+    max_connections: int = Field(20_000, ge=1, le=1_000_000)
+    max_packet_bytes: int = Field(70_000, ge=1024, le=1_048_576)
+    handshake_s: float = Field(10.0, gt=0, le=120)
+    max_unauthenticated_per_address: int = Field(200, ge=1)
+
+
+class HttpSection(Section):
+    """API, ingest, /healthz, /readyz, /metrics."""
+
+    listen: ListenAddress = "127.0.0.1:8080"
+
+
+class JournalSection(Section):
+    """How long the journal keeps what every reader has finished, and how it treats the disk."""
+
+    keep_days: float = Field(30.0, gt=0)
+    max_gigabytes: float = Field(20.0, gt=0)
+    reserve_megabytes: int = Field(16, ge=1, le=4096)
+    minimum_free_megabytes: int = Field(64, ge=0)
+    linger_max_ms: float = Field(250.0, ge=0, le=5000)
+
+
+class HistorySection(Section):
+    """PostgreSQL or TimescaleDB. ``embedded`` supervises a PostgreSQL of our own; "" switches history off."""
+
+    dsn: Annotated[str, AfterValidator(_history_dsn)] = "embedded"
+    keep_days: int = Field(1100, ge=1)
+
+
+class OrderApiSection(Section):
+    """The platform's order API. Without a base_url orders wait in the outbox."""
+
+    base_url: HttpUrl = ""
+    token_file: str = ""
+    timeout_s: float = Field(10.0, gt=0, le=60)
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Each section is documented in docs/configuration.md."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix="CAREBELL_", env_nested_delimiter="__", frozen=True)
+
+    data_dir: Path = Path("var")
+    site: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    timezone: str = "Asia/Shanghai"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    profiles_dir: Path = Path("profiles.d")
+    rules_dir: Path = Path("rules.d")
+    mqtt: MqttSection = MqttSection()
+    http: HttpSection = HttpSection()
+    journal: JournalSection = JournalSection()
+    history: HistorySection = HistorySection()
+    order_api: OrderApiSection = OrderApiSection()
+    coap: dict[str, Any] = {}
+    trackers: dict[str, Any] = {}
+    broker: list[dict[str, Any]] = []
+    serial: list[dict[str, Any]] = []
+    ble: dict[str, Any] = {}
+    redis: dict[str, Any] = {}
+    notify: dict[str, Any] = {}
+
+    def not_in_this_version(self) -> list[str]:
+        """Sections of the contract that ask for something which this version of carebell cannot do yet."""
+        return [name for name in LATER_SECTIONS if _asks_for_something(getattr(self, name))]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings  # the environment overrides the file
+
+
+LATER_SECTIONS = ("coap", "trackers", "broker", "serial", "ble", "redis", "notify")
+"""Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
+
+
+def _asks_for_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_asks_for_something(member) for member in value.values())
+    if isinstance(value, list):
+        return any(_asks_for_something(member) for member in value)
+    return value not in ("", None, False)
+
+
+def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
+    """Read the file (or the defaults), apply the environment, and resolve paths against the file's folder.
+
+    Raises ConfigError with one line per fault: file, key, what is wrong, what to do.
+    """
+    values: dict[str, Any] = {}
+    base = Path.cwd()
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: there is no such file") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        base = path.resolve().parent
+    if data_dir is not None:
+        values["data_dir"] = str(data_dir.resolve())
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, error))) from error
+    except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where it must be
+        raise ConfigError(f"environment: {error}") from error
+    resolved = {name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir")}
+    return settings.model_copy(update=resolved)
+
+
+def _explain(path: Path | None, error: ValidationError) -> Iterable[str]:
+    source = "configuration" if path is None else str(path)
+    for fault in error.errors():
+        location = [str(part) for part in fault["loc"]]
+        key = ".".join(location)
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f'; did you mean "{nearest[0]}"?' if nearest else f"; known here: {', '.join(sorted(known))}"
+            yield f"{source}: {key}: unknown key{hint}"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            yield f"{source}: {key}: {message} (it is {fault['input']!r})"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def read_secret(file: str, key: str) -> str:
+    """The stripped content of a secret's file. Raises ConfigError that names the key, never the content."""
+    try:
+        secret = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: cannot read {file}: {error}") from error
+    if not secret:
+        raise ConfigError(f"{key}: {file} is empty")
+    return secret
