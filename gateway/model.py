@@ -106,6 +106,7 @@ class Frame(Struct, gc=False):
 
     ``device_key`` is the identity that the transport knows (device id, IMEI, ...), "" when only the payload tells it.
     ``verified`` is True when a credential proved that identity. ``redelivered`` is the transport's own duplicate flag.
+    ``idempotency_key`` is what the sender calls this frame; it names a resend when the payload itself does not.
     """
 
     transport: str
@@ -116,6 +117,7 @@ class Frame(Struct, gc=False):
     device_key: str = ""
     verified: bool = True
     redelivered: bool = False
+    idempotency_key: str = ""
 
 
 class Position(Struct, array_like=True, gc=False):
