@@ -296,13 +296,9 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         ingest = FakeIngest()
         async with serving(endpoint(ingest)) as server:
             reader, writer = await asyncio.open_connection(*server.address)
-            request = HEAD + b"Content-Length: 1
-"
-            writer.write(b"".join(request + b"
-%d" % n for n in range(5)))
-            writer.write(request + b"Connection: close
-
-5")
+            request = HEAD + b"Content-Length: 1\r\n"
+            writer.write(b"".join(request + b"\r\n%d" % n for n in range(5)))
+            writer.write(request + b"Connection: close\r\n\r\n5")
             answer = await reader.read()
             writer.close()
         assert answer.count(b"HTTP/1.1 202 ") == 6
