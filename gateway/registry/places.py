@@ -1,0 +1,140 @@
+"""Homes and fences of persons, kept as GeoJSON and handed to the rules as ``gateway.care.Fence``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from gateway.care import CarePlan, Fence, problems
+from gateway.clock import iso
+from gateway.errors import NotFoundError
+from gateway.model import Actor
+from gateway.registry import fields as f
+from gateway.registry.changes import Change, begin, existing, expect_version, insert, rows, update
+
+SPEC: Final = f.Spec(
+    "place",
+    "place_id",
+    (
+        f.Field("person_id", f.ID, "人员", required=True),
+        f.Field("kind", f.one_of("home", "allowed", "forbidden"), "类别", required=True),
+        f.Field("name", f.text_of(100), "名称", personal=True),
+        f.Field("geometry", f.json_object(), "几何", personal=True, required=True),
+        f.Field("radius_m", f.number(1, 50_000), "半径"),
+        f.Field("width_m", f.number(1, 5_000), "宽度"),
+        f.Field("settings", f.json_object(), "设置"),
+        f.Field("state", f.one_of("active", "removed"), "状态", default="active"),
+    ),
+)
+
+
+def add_place(
+    connection: apsw.Connection, place_id: str, values: Mapping[str, Any], *, at_us: int, actor: Actor
+) -> dict[str, Any]:
+    """Add a place: ``geometry`` is a Point with ``radius_m``, a Polygon, or a LineString with ``width_m``.
+
+    ``settings`` are further members of ``gateway.care.Fence`` (schedule, datum, margin_m, consent, ...).
+    Raises FieldsError, NotFoundError (its person), ConflictError.
+    """
+    row = _clean(place_id, values, {})
+    _require_person(connection, str(row["person_id"]))
+    change = begin(connection, at_us=at_us, actor=actor)
+    insert(connection, SPEC, place_id, row, change)
+    _touch_person(connection, str(row["person_id"]), change)
+    return show_place(connection, place_id)
+
+
+def update_place(
+    connection: apsw.Connection,
+    place_id: str,
+    values: Mapping[str, Any],
+    *,
+    at_us: int,
+    actor: Actor,
+    version: int | None = None,
+    reason: str = "",
+) -> dict[str, Any]:
+    """Change the given fields; ``state='removed'`` takes the place away. Raises as ``add_place``."""
+    row = existing(connection, SPEC, place_id)
+    expect_version(SPEC, row, version)
+    changed = _clean(place_id, values, row)
+    if "person_id" in changed:
+        _require_person(connection, str(changed["person_id"]))
+    change = begin(connection, at_us=at_us, actor=actor, reason=reason)
+    if update(connection, SPEC, row, changed, change):
+        for person_id in {str(row["person_id"]), str(changed.get("person_id", row["person_id"]))}:
+            _touch_person(connection, person_id, change)
+    return show_place(connection, place_id)
+
+
+def show_place(connection: apsw.Connection, place_id: str) -> dict[str, Any]:
+    """A place, JSON-ready. Raises NotFoundError."""
+    return _view(existing(connection, SPEC, place_id))
+
+
+def list_places(connection: apsw.Connection, *, person_id: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+    """Places that were not removed, by id."""
+    found = rows(
+        connection,
+        "SELECT * FROM place WHERE state = 'active' AND (? = '' OR person_id = ?) ORDER BY id LIMIT ?",
+        (person_id, person_id, limit),
+    )
+    return [_view(row) for row in found]
+
+
+def fence_of(row: Mapping[str, Any]) -> Fence:
+    """A row of ``place`` as a fence. Raises msgspec.ValidationError, whose text names the wrong member."""
+    geometry = msgspec.json.decode(row["geometry"], type=dict[str, Any])
+    shape: dict[str, Any]
+    match geometry.get("type"):
+        case "Point":
+            shape = {"type": "Circle", "center": geometry.get("coordinates"), "radius_m": row["radius_m"]}
+        case "LineString":
+            shape = geometry | {"width_m": row["width_m"]}
+        case "Polygon":
+            shape = geometry
+        case other:
+            raise msgspec.ValidationError(f"a geometry is a Point, a Polygon or a LineString, not {other!r}")
+    settings = {} if row["settings"] is None else msgspec.json.decode(row["settings"], type=dict[str, Any])
+    own = {"fence_id": row["id"], "kind": row["kind"], "shape": shape, "name": row["name"] or ""}
+    return msgspec.convert(settings | own, type=Fence)
+
+
+def _clean(place_id: str, values: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, f.SqlValue]:
+    found: list[f.Problem] = []
+    row: dict[str, f.SqlValue] = {}
+    try:
+        f.check_id(place_id)
+        row = f.clean(SPEC, values, partial=bool(old))
+        fence = fence_of({**old, **row, "id": place_id})
+        found = [f.Problem("geometry", text) for text in problems(CarePlan(person_id="", fences=(fence,)))]
+    except f.FieldsError as error:
+        found = error.problems
+    except msgspec.ValidationError as error:
+        found = [f.Problem("geometry", str(error))]
+    except ValueError as error:
+        found = [f.Problem(SPEC.id_name, str(error))]
+    if found:
+        raise f.FieldsError(found)
+    return row
+
+
+def _require_person(connection: apsw.Connection, person_id: str) -> None:
+    if connection.execute("SELECT 1 FROM person WHERE id = ?", (person_id,)).fetchone() is None:
+        raise NotFoundError(f"person_id: no person {person_id!r}")
+
+
+def _touch_person(connection: apsw.Connection, person_id: str, change: Change) -> None:
+    """The person's plan contains the place, so that it has a new version too."""
+    connection.execute(
+        "UPDATE person SET version = version + 1, updated_at_us = ?, changed = ? WHERE id = ?",
+        (change.at_us, change.number, person_id),
+    )
+
+
+def _view(row: Mapping[str, Any]) -> dict[str, Any]:
+    view = {SPEC.id_name: row["id"], **f.show_row(SPEC, row), "version": row["version"]}
+    return view | {"created_at": iso(row["created_at_us"]), "updated_at": iso(row["updated_at_us"])}
