@@ -1,4 +1,4 @@
-"""A SQLite VFS that knows what a disk still holds when the power goes: what was synced, and any part of what was not."""
+"""A SQLite VFS that knows what a disk holds when the power goes: what was synced, and any part of the rest."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _copy_table(source: apsw.Connection, target: apsw.Connection, table: str, lo
     """Every readable row, from both ends of the table when the middle cannot be read."""
     columns = [row[1] for row in target.execute(f'PRAGMA table_info("{table}")')]
     names = ", ".join(f'"{column}"' for column in columns)
-    insert = f'INSERT OR IGNORE INTO "{table}" ({names}) VALUES ({", ".join("?" * len(columns))})'  # noqa: S608 - names from the schema
+    insert = f'INSERT OR IGNORE INTO "{table}" ({names}) VALUES ({", ".join("?" * len(columns))})'  # noqa: S608 - schema names
     key = ", ".join(
         f'"{row[1]}"'
         for row in sorted(target.execute(f'PRAGMA table_info("{table}")'), key=lambda row: row[5])

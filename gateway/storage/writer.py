@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 import time
@@ -169,7 +168,7 @@ class JournalWriter:
             connection = open_database(self._path, read_only=True, vfs=self._vfs)
         try:
             with connection:  # one snapshot
-                return fn(connection)
+                result = fn(connection)
         except (apsw.IOError, apsw.CorruptError, apsw.BusyError) as error:
             raise StorageError(f"the journal cannot be read: {error}") from error
         finally:
@@ -177,6 +176,7 @@ class JournalWriter:
                 self._readers.put(connection)
             else:
                 connection.close()
+        return result
 
     def _run(self) -> None:
         stop = False
@@ -222,11 +222,9 @@ class JournalWriter:
 
     def _transaction(self, jobs: Sequence[_Job]) -> list[Any]:
         connection = self._connection
-        outcomes: list[Any] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                outcomes.append(self._execute(connection, job))
+            outcomes = [self._execute(connection, job) for job in jobs]
             self._crash("before_commit")
             connection.execute("COMMIT")
             self._crash("after_commit")
@@ -280,7 +278,7 @@ class JournalWriter:
         try:
             self._connection.execute("ROLLBACK")
         except apsw.Error as error:
-            log.error("rollback_failed", error=str(error))  # noqa: TRY400 - the first error is the one that tells
+            log.error("rollback_failed", error=str(error))
 
     def _post(self, fn: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -301,7 +299,7 @@ class JournalWriter:
         wal = Path(f"{self._path}-wal")
         while not self._stopping.wait(0.2):
             try:
-                size = os.stat(wal).st_size
+                size = wal.stat().st_size
             except FileNotFoundError:
                 continue
             if size < CHECKPOINT_BYTES:
@@ -321,7 +319,7 @@ class JournalWriter:
         except apsw.Error as error:
             if self._broken is None:
                 self._broken = StorageBrokenError(f"checkpoint: {error}")
-                log.error("journal_broken", error=str(error))  # noqa: TRY400 - on_broken ends the process
+                log.error("journal_broken", error=str(error))
                 self._post(self._on_broken, self._broken)
 
 
@@ -329,7 +327,7 @@ def _close(connection: apsw.Connection) -> None:
     try:
         connection.close()
     except apsw.Error as error:
-        log.error("close_failed", error=str(error))  # noqa: TRY400 - what was acknowledged is safe already
+        log.error("close_failed", error=str(error))
 
 
 def _classify(error: apsw.Error) -> StorageError:

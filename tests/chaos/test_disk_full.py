@@ -1,4 +1,4 @@
-"""A disk that fills up: telemetry is refused, emergencies use the reserve, and all is well again once there is space."""
+"""A disk fills up: telemetry is refused, emergencies use the reserve, and all is well once there is space."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_emergencies_are_kept_when_nothing_else_fits(small_disk: Path) -> None:
             kept += 50
         assert isinstance(outcome, StorageFullError)
         assert kept > 0
-        assert writer.full
+        full = writer.full
+        assert full
         for number in range(50):
             first: asyncio.Future[int | StorageError] = asyncio.get_running_loop().create_future()
             writer.submit([record(number)], first.set_result, emergency=False)
@@ -61,7 +62,8 @@ def test_emergencies_are_kept_when_nothing_else_fits(small_disk: Path) -> None:
             await first
         filler.unlink()
         writer.restore_reserve()
-        assert not writer.full
+        full = writer.full
+        assert not full
         assert isinstance(await submit(writer, [record(1)]), int)
         await writer.close()
 
