@@ -1,15 +1,12 @@
-"""The ``carebell`` command. Each group is imported only when it is called, so that every command starts quickly."""
+"""The ``carebell`` command. Only the group that is called is imported, so that every command starts quickly."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any, Final, cast
+import sys
+from typing import Any, Final
 
-import click
 import typer
-from typer.core import TyperGroup
-from typer.main import get_command
 
 COMMANDS: Final = {
     "run": ("gateway.cli.run", "Run the gateway in the foreground until SIGTERM or SIGINT, then drain."),
@@ -31,39 +28,21 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(TyperGroup):
-    """A group whose commands are modules: the attribute of the same name is a Typer app or a command function."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module, help_text = COMMANDS[cmd_name]
-        target: Any = getattr(importlib.import_module(module), cmd_name)
-        if not isinstance(target, typer.Typer):
-            single = typer.Typer(add_completion=False)
-            single.command(name=cmd_name)(cast("Callable[..., Any]", target))
-            target = single
-        command = get_command(target)
-        command.name = cmd_name
-        command.short_help = help_text
-        return cast("click.Command", command)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list without importing any group."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+def build(called: str) -> typer.Typer:
+    """The command line with the called command in it; the others are there by name and help text."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, callback=root)
+    for name, (module, help_text) in COMMANDS.items():
+        if name != called:
+            app.command(name, help=help_text)(_not_called)
+            continue
+        target: Any = getattr(importlib.import_module(module), name)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name, help=help_text)
+        else:
+            app.command(name)(target)
+    return app
 
 
-app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
-
-
-@app.callback()
 def root() -> None:
     """carebell 安心铃: IoT and emergency-response gateway.
 
@@ -72,6 +51,11 @@ def root() -> None:
     """
 
 
+def _not_called() -> None:
+    raise AssertionError("the command that is called is imported")
+
+
 def main() -> None:
     """The console script."""
-    app()
+    called = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    build(called)()
