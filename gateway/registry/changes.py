@@ -38,7 +38,9 @@ class Change(Struct, frozen=True):
     ) -> None:
         """Write the audit row; in bulk, keep it for ``end``. ``before`` and ``after`` hold no personal data."""
         if self.bulk is not None:
-            self.bulk.append({"action": action, "subject": subject, "version": version, "after": after})
+            self.bulk.append(
+                {"action": action, "subject": subject, "version": version, "before": before, "after": after}
+            )
             return
         audit.append(
             connection,

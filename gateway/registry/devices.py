@@ -90,22 +90,12 @@ def clean_device(
     device_id: str, values: Mapping[str, Any], *, known_profiles: Collection[str], partial: bool
 ) -> tuple[str, dict[str, f.SqlValue]]:
     """The checked id and values. Raises FieldsError."""
-    problems: list[f.Problem] = []
-    row: dict[str, f.SqlValue] = {}
-    try:
-        f.check_id(device_id)
-    except ValueError as error:
-        problems.append(f.Problem(SPEC.id_name, str(error)))
-    try:
-        row = f.clean(SPEC, values, partial=partial)
-    except f.FieldsError as error:
-        problems += error.problems
+    row_id, row = f.clean_with_id(SPEC, device_id, values, partial=partial)
     profile = row.get("profile")
     if profile is not None and profile not in known_profiles:
-        problems.append(f.Problem("profile", f"{profile!r} is {f.unknown_name(str(profile), known_profiles)}"))
-    if problems:
-        raise f.FieldsError(problems)
-    return device_id.strip(), row
+        text = f"{profile!r} is {f.unknown_name(str(profile), known_profiles)}"
+        raise f.FieldsError([f.Problem("profile", text)])
+    return row_id, row
 
 
 def insert_device(
@@ -118,6 +108,7 @@ def insert_device(
     if owner is not None:
         raise ConflictError(f"device_id: {device_id!r} is an identity of device {owner[0]!r}")
     insert(connection, SPEC, device_id, values, change, action)
+    _no_longer_unknown(connection, device_id, device_id)
     for kind in KEY_KINDS:
         _set_key(connection, device_id, kind, values[kind])
     if values["person_id"] is not None:
@@ -247,6 +238,12 @@ def _set_key(connection: apsw.Connection, device_id: str, kind: str, value: f.Sq
     connection.execute(
         "INSERT INTO device_key (key, kind, shown, device_id) VALUES (?, ?, ?, ?)", (key, kind, shown, device_id)
     )
+    for spelling in {key, shown}:
+        _no_longer_unknown(connection, spelling, device_id)
+
+
+def _no_longer_unknown(connection: apsw.Connection, key: str, device_id: str) -> None:
+    connection.execute("UPDATE unknown_device SET claimed_by = ? WHERE device_key = ?", (device_id, key))
 
 
 def _bind(connection: apsw.Connection, device_id: str, person_id: str | None, change: Change) -> None:

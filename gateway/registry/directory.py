@@ -79,7 +79,7 @@ def _load_people(connection: apsw.Connection, new: Snapshot, since: int) -> None
             new.plans[row["id"]] = plan_of(connection, row)
         except msgspec.ValidationError:  # of an older carebell; the text may quote personal data
             new.plans[row["id"]] = CarePlan(person_id=row["id"], timezone=row["timezone"])
-            log.error("care_plan_unreadable", person=row["id"], version=row["version"])  # noqa: TRY400 - as above
+            log.error("care_plan_unreadable", person=row["id"], version=row["version"])
 
 
 def _load_devices(connection: apsw.Connection, new: Snapshot, since: int, codec_of: CodecOf) -> None:
@@ -109,7 +109,7 @@ def _load_devices(connection: apsw.Connection, new: Snapshot, since: int, codec_
         new.devices[device_id] = DeviceBinding(device_id, profile, codec or "", person_id or "", state, district)
         new.models[device_id] = model or profile
     for key, device_id in connection.execute(
-        "SELECT key, device_id FROM json_each(?) JOIN device_key ON device_id = value", ids
+        "SELECT k.key, device_id FROM json_each(?) JOIN device_key k ON device_id = value", ids
     ):
         new.keys[key] = device_id
     for device_id, digest, expires in connection.execute(

@@ -46,12 +46,11 @@ class FieldsError(UsageError):
 class Kind(Struct, frozen=True):
     """A type of field. ``parse`` takes what a person typed, a CSV cell or a JSON value, and raises ValueError.
 
-    ``show`` turns the stored value into JSON, ``cell`` into CSV text that ``parse`` takes back.
+    ``show`` turns the stored value into JSON.
     """
 
     parse: Callable[[Any], SqlValue]
     show: Callable[[Any], Any] = lambda stored: stored
-    cell: Callable[[Any], str] = lambda stored: "" if stored is None else str(stored)
     free_text: bool = False
 
 
@@ -103,6 +102,26 @@ def clean(spec: Spec, values: Mapping[str, Any], *, partial: bool) -> dict[str, 
     if problems:
         raise FieldsError(problems)
     return row
+
+
+def clean_with_id(
+    spec: Spec, row_id: str, values: Mapping[str, Any], *, partial: bool
+) -> tuple[str, dict[str, SqlValue]]:
+    """As ``clean``, with the row's id checked along with its values."""
+    problems: list[Problem] = []
+    row: dict[str, SqlValue] = {}
+    checked = ""
+    try:
+        checked = check_id(row_id)
+    except ValueError as error:
+        problems.append(Problem(spec.id_name, str(error)))
+    try:
+        row = clean(spec, values, partial=partial)
+    except FieldsError as error:
+        problems += error.problems
+    if problems:
+        raise FieldsError(problems)
+    return checked, row
 
 
 def parse(field: Field, value: Any) -> SqlValue:
@@ -200,7 +219,7 @@ def list_of(choices: Collection[str] | None = None, *, longest: int = 64, most: 
             raise ValueError(f"{wrong[0]!r} is not one of {', '.join(choices or ())}")
         return msgspec.json.encode([entry for entry in items if entry]).decode()
 
-    return Kind(parse_list, show=msgspec.json.decode, cell=lambda stored: ";".join(msgspec.json.decode(stored or "[]")))
+    return Kind(parse_list, show=msgspec.json.decode)
 
 
 def json_object(check: Callable[[Any], Any] | None = None, *, longest: int = 65_536) -> Kind:
@@ -312,7 +331,7 @@ def _digits_key(name: str, lowest: int, highest: int, pattern: str) -> Kind:
 
 
 ID: Final = Kind(check_id)
-BOOL: Final = Kind(_parse_bool, show=bool, cell=lambda stored: "true" if stored else "false")
+BOOL: Final = Kind(_parse_bool, show=bool)
 PHONE: Final = Kind(_parse_phone)
 TIMEZONE: Final = Kind(_parse_timezone)
 DATE: Final = Kind(_parse_date)
@@ -333,3 +352,8 @@ def show_row(spec: Spec, row: Mapping[str, Any], names: Iterable[str] | None = N
 def decode_object(stored: str | None) -> dict[str, Any]:
     """A stored JSON object."""
     return {} if stored is None else msgspec.json.decode(stored, type=dict[str, Any])
+
+
+def encode_object(value: Mapping[str, Any]) -> str:
+    """JSON text of an object."""
+    return msgspec.json.encode(value).decode()

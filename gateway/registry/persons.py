@@ -68,7 +68,7 @@ def add_person(
 ) -> dict[str, Any]:
     """Take a person into care. Raises FieldsError, ConflictError."""
     row_id, row = clean_person(person_id, values, at_us=at_us, partial=False)
-    insert(connection, SPEC, row_id, row, begin(connection, at_us=at_us, actor=actor))
+    insert_person(connection, row_id, row, begin(connection, at_us=at_us, actor=actor))
     return show_person(connection, row_id)
 
 
@@ -97,22 +97,18 @@ def clean_person(
     person_id: str, values: Mapping[str, Any], *, at_us: int, partial: bool
 ) -> tuple[str, dict[str, f.SqlValue]]:
     """The checked id and values. Raises FieldsError."""
-    problems: list[f.Problem] = []
-    row: dict[str, f.SqlValue] = {}
-    try:
-        f.check_id(person_id)
-    except ValueError as error:
-        problems.append(f.Problem(SPEC.id_name, str(error)))
-    try:
-        row = f.clean(SPEC, values, partial=partial)
-    except f.FieldsError as error:
-        problems += error.problems
+    row_id, row = f.clean_with_id(SPEC, person_id, values, partial=partial)
     year = row.get("birth_year")
     if isinstance(year, int) and year > from_us(at_us).year:
-        problems.append(f.Problem("birth_year", "lies in the future"))
-    if problems:
-        raise f.FieldsError(problems)
-    return person_id.strip(), row
+        raise f.FieldsError([f.Problem("birth_year", "lies in the future")])
+    return row_id, row
+
+
+def insert_person(
+    connection: apsw.Connection, person_id: str, values: Mapping[str, f.SqlValue], change: Change
+) -> None:
+    """Insert clean values. Raises ConflictError."""
+    insert(connection, SPEC, person_id, values, change)
 
 
 def apply_person(

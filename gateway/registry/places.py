@@ -107,16 +107,13 @@ def _clean(place_id: str, values: Mapping[str, Any], old: Mapping[str, Any]) -> 
     found: list[f.Problem] = []
     row: dict[str, f.SqlValue] = {}
     try:
-        f.check_id(place_id)
-        row = f.clean(SPEC, values, partial=bool(old))
+        _, row = f.clean_with_id(SPEC, place_id, values, partial=bool(old))
         fence = fence_of({**old, **row, "id": place_id})
         found = [f.Problem("geometry", text) for text in problems(CarePlan(person_id="", fences=(fence,)))]
     except f.FieldsError as error:
         found = error.problems
     except msgspec.ValidationError as error:
         found = [f.Problem("geometry", str(error))]
-    except ValueError as error:
-        found = [f.Problem(SPEC.id_name, str(error))]
     if found:
         raise f.FieldsError(found)
     return row
