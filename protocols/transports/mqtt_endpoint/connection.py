@@ -1,0 +1,668 @@
+"""One MQTT connection. What a device publishes is acknowledged when, and only when, its commit is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from typing import Any, Final, cast
+
+from gateway.model import DeviceBinding, Frame
+from protocols.transports.mqtt_endpoint import handshake, packets
+from protocols.transports.mqtt_endpoint import properties as p
+from protocols.transports.mqtt_endpoint.listener import Listener
+from protocols.transports.mqtt_endpoint.packets import (
+    Ack,
+    ConnectError,
+    Disconnect,
+    Pingreq,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+)
+from protocols.transports.mqtt_endpoint.reader import MALFORMED, PROTOCOL_ERROR, PacketError
+from protocols.transports.mqtt_endpoint.session import Session
+from protocols.transports.mqtt_endpoint.topics import own, up_topic, valid_filter
+
+# States.
+HELLO, CHECKING, OPEN, CLOSED = 0, 1, 2, 3
+
+# Reasons to stop reading.
+AUTHENTICATING, UNACKED, UNREAD = 1, 2, 4
+
+FEW: Final = 16
+"""Unacknowledged publishes that a connection may have however many the others have: an emergency always gets in."""
+
+CLOSING_S: Final = 5.0
+EARLY_BYTES: Final = 1_048_576
+"""Bound for what a client may send behind its CONNECT before the CONNACK."""
+
+
+class Connection(asyncio.Protocol):
+    """Reads packets, offers publishes to ingest, and writes what their commits earn.
+
+    Everything that one read brings is parsed in that read; there is no task, future or timer of a connection's own.
+    """
+
+    __slots__ = (
+        "_aliases", "_heard_s", "_hold", "_listener", "_need", "_opened_s", "_partial_s",
+        "_problem_information", "_rest", "_session", "_skip", "_state", "_tail", "_timer_s", "_transport", "_uncommitted",
+        "_unread_s", "_up", "address", "common_name", "device_id", "keep_alive_s", "packet_maximum", "receive_maximum",
+        "source", "unacked", "version",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._state = HELLO
+        self._transport: asyncio.Transport | None = None
+        self._session: Session | None = None
+        self._rest: bytearray | None = None  # a packet whose end has not come yet
+        self._need = 0  # bytes that it needs at least
+        self._skip = 0  # bytes of an oversized packet that are still to be thrown away
+        self._hold = 0
+        self._aliases: dict[int, str] | None = None
+        self._tail: list[bytes] | None = None  # the acknowledgements that wait for this connection's newest commit
+        self._uncommitted: set[int] | None = None  # QoS 2 identifiers on their way to disk
+        self._timer_s = math.inf
+        self._partial_s = self._unread_s = 0.0
+        self._problem_information = True
+        self.address = self.source = self.common_name = self.device_id = ""
+        self.keep_alive_s = 0
+        self.version = 0
+        self.unacked = 0
+        self.receive_maximum = self.packet_maximum = 0
+        self._up = b""  # the device's topic as it stands in a PUBLISH
+
+    # ---- the socket --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+            self.source = f"{peer[0]}:{peer[1]}"
+        self.common_name = _common_name(transport.get_extra_info("peercert"))
+        self._opened_s = self._heard_s = self._listener.clock.monotonic_s()
+        if not self._listener.admit(self):
+            self._state = CLOSED
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(self._listener.limits.write_buffer_bytes)
+        endpoint = transport.get_extra_info("socket")
+        if endpoint is not None:
+            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for those that ask for no keep-alive
+        self._arm(self._opened_s + self._listener.limits.handshake_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        listener = self._listener
+        listener.connections.discard(self)
+        listener.leave_waiting(self)
+        if self._state != CLOSED:
+            self._state = CLOSED
+            listener.count(listener.closed, "lost")
+        if self._session is not None:
+            listener.authenticated -= 1
+            listener.sessions.detach(self._session, self, with_will=not listener.closing)
+        self._rest = None
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        self._unread_s = self._listener.clock.monotonic_s()
+        self._arm(self._unread_s + self._listener.limits.write_stall_s)
+        self._pause(UNREAD)
+
+    def resume_writing(self) -> None:
+        self._unread_s = 0.0
+        self._resume(UNREAD)
+
+    def _pause(self, reason: int) -> None:
+        if not self._hold and self._state != CLOSED and self._transport is not None:
+            self._transport.pause_reading()
+        self._hold |= reason
+
+    def _resume(self, reason: int) -> None:
+        if not self._hold & reason:
+            return
+        self._hold &= ~reason
+        if not self._hold and self._state != CLOSED and self._transport is not None:
+            self._transport.resume_reading()
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._listener.clock.monotonic_s()
+        rest = self._rest
+        if rest is not None:
+            rest += data
+            if self._state == CHECKING or len(rest) < self._need:
+                if len(rest) > EARLY_BYTES:
+                    self._fail(PacketError(packets.QUOTA_EXCEEDED, "too much behind CONNECT"))
+                return
+            data = bytes(rest)
+            self._rest = None
+        self._consume(data)
+
+    def _consume(self, data: bytes) -> None:
+        try:
+            if self._state == OPEN:
+                used = self._read_open(data)
+            elif self._state == HELLO:
+                used = self._read_hello(data)
+            else:
+                used = 0
+        except PacketError as error:
+            self._fail(error)
+            return
+        if self._state == CLOSED:
+            return
+        if used < len(data):
+            self._rest = bytearray(data[used:] if used else data)
+            if used or not self._partial_s:
+                self._partial_s = self._heard_s
+                self._arm(self._heard_s + self._listener.limits.packet_s)
+        elif not self._skip:
+            self._partial_s = 0.0
+
+    def _length(self, data: bytes, at: int) -> tuple[int, int]:
+        """Remaining Length at ``data[at:]`` and where the body starts; (-1, 0) when more bytes must come."""
+        value = 0
+        for count in range(4):
+            if at + count >= len(data):
+                self._need = len(data) - at + 2
+                return -1, 0
+            byte = data[at + count]
+            value |= (byte & 0x7F) << 7 * count
+            if byte < 0x80:
+                if byte == 0 and count:
+                    raise PacketError(MALFORMED, "a length takes more bytes than it needs [MQTT-1.5.5-1]")
+                return value, at + count + 1
+        raise PacketError(MALFORMED, "a remaining length of more than four bytes")
+
+    def _read_hello(self, data: bytes) -> int:
+        """The first packet must be CONNECT ([MQTT-3.1.0-1])."""
+        if data[0] != 0x10:
+            raise PacketError(PROTOCOL_ERROR, "the first packet is not CONNECT [MQTT-3.1.0-1]")
+        length, body = self._length(data, 1)
+        if length > self._listener.limits.packet_bytes:
+            raise PacketError(packets.PACKET_TOO_LARGE, f"a CONNECT of {length} bytes")
+        if length < 0 or body + length > len(data):
+            if length >= 0:
+                self._need = body + length
+            return 0
+        try:
+            packet = packets.read_connect(data, body, body + length)
+        except ConnectError as error:
+            self.version = error.version
+            if not error.version:
+                raise
+            self.refuse_connect(error.code, str(error))
+            return len(data)
+        self.version = packet.version
+        self._state = CHECKING
+        self._pause(AUTHENTICATING)
+        listener = self._listener
+        listener.spawn(handshake.connect(listener, self, packet))
+        return body + length
+
+    def _read_open(self, data: bytes) -> int:
+        """Handle the whole packets in ``data`` and return how many bytes they were. Raises PacketError.
+
+        The first branch is the hot path: QoS 1 on the device's up topic. What came before an error is offered still.
+        """
+        listener = self._listener
+        binding = listener.directory.device(self.device_id)
+        if binding is None or binding.state != "active":
+            raise PacketError(packets.ADMINISTRATIVE, "the device is not active any more")
+        limits, codec, now_us = listener.limits, binding.codec, listener.clock.now_us()
+        transport, source, device_id, up = listener.transport, self.source, self.device_id, self._up
+        up_length, v5, most = len(up), self.version == packets.V5, limits.frames_per_offer
+        frames: list[Frame] = []
+        acks: list[bytes] = []
+        pos = 0
+        end = len(data)
+        if self._skip:
+            pos = min(self._skip, end)
+            self._skip -= pos
+        try:
+            while end - pos >= 2:
+                first = data[pos]
+                length = data[pos + 1]
+                body = pos + 2
+                if length >= 0x80:
+                    length, body = self._length(data, pos + 1)
+                    if length < 0:
+                        break
+                    if length > limits.packet_bytes:
+                        used = self._read_oversized(data, pos, length, body, codec, frames, acks)
+                        if not used:
+                            break
+                        pos = min(pos + used, end)
+                        continue
+                stop = body + length
+                if stop > end:
+                    self._need = stop - pos
+                    break
+                if (first == 0x32 or first == 0x3A) and data.startswith(up, body):  # noqa: PLR1714 -- the hot path
+                    at = body + up_length
+                    payload_at = at + 3 if v5 else at + 2
+                    identifier = data[at : at + 2]
+                    if payload_at <= stop and identifier != b"\0\0" and not (v5 and data[at + 2]):
+                        frames.append(
+                            Frame(
+                                transport, codec, source, data[payload_at:stop], now_us, device_id, True, first == 0x3A
+                            )
+                        )
+                        acks.append(b"\x40\x02" + identifier)
+                        pos = stop
+                        if len(frames) >= most:
+                            self._offer(frames, acks)
+                            frames, acks = [], []
+                        continue
+                self._handle(first, data, body, stop, codec, frames, acks)
+                pos = stop
+                if self._state == CLOSED:
+                    break
+            else:
+                self._need = 2
+        finally:
+            self._offer(frames, acks)
+        if self._uncommitted is not None or v5:
+            self._check_quota()
+        return pos
+
+    def _read_oversized(
+        self, data: bytes, pos: int, length: int, body: int, codec: str, frames: list[Frame], acks: list[bytes]
+    ) -> int:
+        """Keep the head of a PUBLISH that is too long, so that it is in the journal with a fault, and skip the rest.
+
+        Returns the bytes that are done with, 0 to wait for more of the head. An MQTT 5 client was told the limit and
+        is disconnected ([MQTT-3.2.2-15]); one of 3.1.1 gets its acknowledgement, or it would send this for ever.
+        """
+        bound = self._listener.limits.packet_bytes
+        first = data[pos]
+        if first >> 4 != p.PUBLISH:
+            raise PacketError(packets.PACKET_TOO_LARGE, f"a packet of {length} bytes; at most {bound}")
+        if len(data) - body < bound:
+            self._need = body - pos + bound
+            return 0
+        self._listener.tell_once("mqtt_packet_too_large", self.device_id, bytes=length)
+        self._listener.count(self._listener.refused, "too_large")
+        self._handle(first, data, body, body + bound, codec, frames, acks)
+        if self.version == packets.V5 or length > OVERSIZED_TIMES * bound:
+            if acks:
+                acks.pop()
+            raise PacketError(packets.PACKET_TOO_LARGE, f"a packet of {length} bytes; at most {bound}")
+        done = body - pos + length
+        self._skip = max(0, pos + done - len(data))
+        self._partial_s = self._heard_s
+        self._arm(self._heard_s + self._listener.limits.packet_s)
+        return done
+
+    def _offer(self, frames: list[Frame], acks: list[bytes]) -> None:
+        """Hand frames to ingest; their acknowledgements, and those of what was refused behind them, wait for it."""
+        listener = self._listener
+        if frames:
+            self._tail = listener.acks.add(listener.ingest.offer(frames), self, acks)
+            listener.received += len(frames)
+        elif not acks:
+            return
+        elif self.unacked and self._tail is not None:  # in the order of the publishes, [MQTT-4.6.0-2]
+            self._tail += acks
+        else:
+            self.send(b"".join(acks))
+            return
+        self.unacked += len(acks)
+        listener.pending += len(acks)
+        limits = listener.limits
+        if self.unacked > limits.inflight or (listener.pending > limits.pending and self.unacked > FEW):
+            self._pause(UNACKED)
+
+    def _check_quota(self) -> None:
+        """[MQTT-3.3.4-9]; a 3.1.1 client was told no number, but its open QoS 2 identifiers are bounded too."""
+        inflight = self._listener.limits.inflight
+        used = 0 if self._session is None else len(self._session.received)
+        if used + (self.unacked if self.version == packets.V5 else 0) > inflight:
+            raise PacketError(packets.RECEIVE_MAXIMUM_EXCEEDED, f"more than {inflight} unacknowledged publishes")
+
+    # ---- what is not the hot path ------------------------------------------------------------------------------------
+
+    def _handle(
+        self, first: int, data: bytes, body: int, stop: int, codec: str, frames: list[Frame], acks: list[bytes]
+    ) -> None:
+        packet = packets.read_packet(first, data, body, stop, self.version)
+        match packet:
+            case Publish():
+                self._on_publish(packet, codec, frames, acks)
+            case Pingreq():
+                self.send(packets.PINGRESP)
+            case Ack():
+                self._on_ack(packet)
+            case Subscribe():
+                self._on_subscribe(packet)
+            case Unsubscribe():
+                self._on_unsubscribe(packet)
+            case Disconnect():
+                self._on_disconnect(packet)
+
+    def _on_publish(self, packet: Publish, codec: str, frames: list[Frame], acks: list[bytes]) -> None:
+        topic = self._topic(packet)
+        if not own(self.device_id, topic):
+            self._refuse_publish(packet, acks)
+            return
+        if packet.qos == 2:
+            if not self._is_new(packet.packet_id, acks):
+                return
+            acks.append(packets.ack(p.PUBREC, packet.packet_id, packets.SUCCESS, self.version))
+        elif packet.qos == 1:
+            acks.append(packets.ack(p.PUBACK, packet.packet_id, packets.SUCCESS, self.version))
+        frames.append(
+            Frame(
+                self._listener.transport,
+                codec,
+                self.source,
+                packet.payload,
+                self._listener.clock.now_us(),
+                self.device_id,
+                redelivered=packet.dup,
+            )
+        )
+        if packet.retain and self.version == packets.V5:
+            # Told in CONNACK; kept all the same, but not acknowledged ([MQTT-3.2.2-14], section 3.2.2.3.5).
+            if packet.qos:
+                acks.pop()
+            raise PacketError(packets.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
+
+    def _topic(self, packet: Publish) -> str:
+        alias = packet.properties.get(p.TOPIC_ALIAS)
+        if alias is None:
+            return packet.topic
+        if not 0 < alias <= self._listener.limits.topic_aliases:  # [MQTT-3.3.2-8], [MQTT-3.3.2-9]
+            raise PacketError(packets.TOPIC_ALIAS_NOT_VALID, f"topic alias {alias}")
+        if self._aliases is None:
+            self._aliases = {}
+        if packet.topic:
+            self._aliases[alias] = packet.topic
+        elif alias not in self._aliases:
+            raise PacketError(PROTOCOL_ERROR, f"topic alias {alias} names nothing yet")
+        return self._aliases[alias]
+
+    def _refuse_publish(self, packet: Publish, acks: list[bytes]) -> None:
+        """A device publishes as itself only. 3.1.1 has no way to say so but to close."""
+        listener = self._listener
+        listener.count(listener.refused, "topic")
+        listener.tell_once("mqtt_foreign_topic", self.device_id)
+        reason = "a device may publish under its own prefix only"
+        if self.version != packets.V5 or packet.qos == 0:
+            raise PacketError(packets.NOT_AUTHORIZED, reason)
+        kind = p.PUBACK if packet.qos == 1 else p.PUBREC
+        acks.append(self._explained_ack(kind, packet.packet_id, packets.NOT_AUTHORIZED, reason))
+
+    def _explained_ack(self, kind: int, packet_id: int, code: int, reason: str) -> bytes:
+        """With the reason in words, if the client wants that ([MQTT-3.1.2-29]) and it fits ([MQTT-3.4.2-2])."""
+        if self._problem_information:
+            explained = packets.ack(kind, packet_id, code, self.version, reason)
+            if len(explained) <= self.packet_maximum:
+                return explained
+        return packets.ack(kind, packet_id, code, self.version)
+
+    def _is_new(self, packet_id: int, acks: list[bytes]) -> bool:
+        """Whether a QoS 2 publish must be offered: not when it is on disk already, or on its way there."""
+        if self._session is not None and packet_id in self._session.received:
+            acks.append(packets.ack(p.PUBREC, packet_id, packets.SUCCESS, self.version))
+            return False
+        if self._uncommitted is None:
+            self._uncommitted = set()
+        if packet_id in self._uncommitted:
+            return False
+        self._uncommitted.add(packet_id)
+        return True
+
+    def _on_ack(self, packet: Ack) -> None:
+        session = self._session
+        if session is None:
+            return
+        if packet.type == p.PUBACK:
+            self._listener.sessions.acknowledged(session, packet.packet_id, packet.code)
+        elif packet.type == p.PUBREL:
+            known = packet.packet_id in session.received
+            session.received.discard(packet.packet_id)
+            code = packets.SUCCESS if known else packets.PACKET_ID_NOT_FOUND
+            self.send(packets.ack(p.PUBCOMP, packet.packet_id, code, self.version))
+        else:
+            raise PacketError(PROTOCOL_ERROR, "an acknowledgement of QoS 2, which the server never sends")
+
+    def _on_subscribe(self, packet: Subscribe) -> None:
+        session, limits = self._session, self._listener.limits
+        if session is None:
+            return
+        identifier = packet.properties.get(p.SUBSCRIPTION_IDENTIFIER, [0])[0]
+        granted: dict[str, tuple[int, int]] = {}
+        codes = []
+        for wanted in packet.filters:
+            code = min(wanted.qos, 1)
+            if wanted.pattern.startswith("$share/"):
+                code = packets.SHARED_NOT_SUPPORTED
+            elif not valid_filter(wanted.pattern):
+                code = packets.FILTER_NOT_VALID
+            elif not own(self.device_id, wanted.pattern):
+                code = packets.NOT_AUTHORIZED
+                self._listener.count(self._listener.refused, "filter")
+            elif len(session.subscriptions.keys() | granted.keys() | {wanted.pattern}) > limits.subscriptions:
+                code = packets.QUOTA_EXCEEDED
+            else:
+                granted[wanted.pattern] = (code, identifier)
+            codes.append(code)
+        failed = max(codes) >= packets.UNSPECIFIED and self._problem_information
+        reason = "a device may subscribe under its own prefix only, without $share" if failed else ""
+        answer = packets.suback(packet.packet_id, codes, self.version, reason)
+        if len(answer) > self.packet_maximum:
+            answer = packets.suback(packet.packet_id, codes, self.version)
+
+        def then() -> None:
+            self.send(answer)
+            self._listener.sessions.pump(session)
+
+        self._listener.sessions.subscribe(session, granted, then)
+
+    def _on_unsubscribe(self, packet: Unsubscribe) -> None:
+        session = self._session
+        if session is None:
+            return
+        known = session.subscriptions
+        codes = [
+            packets.SUCCESS if pattern in known else packets.NO_SUBSCRIPTION_EXISTED for pattern in packet.patterns
+        ]
+        answer = packets.unsuback(packet.packet_id, codes, self.version)
+        self._listener.sessions.unsubscribe(session, packet.patterns, lambda: self.send(answer))
+
+    def _on_disconnect(self, packet: Disconnect) -> None:
+        session, sessions = self._session, self._listener.sessions
+        if session is None:
+            return
+        expiry_s = packet.properties.get(p.SESSION_EXPIRY)
+        if expiry_s is not None:
+            if expiry_s and not session.expiry_s:
+                raise PacketError(PROTOCOL_ERROR, "a session expiry after none in CONNECT (5.0 section 3.14.2.2.2)")
+            sessions.change_expiry(session, min(expiry_s, self._listener.limits.session_expiry_s))
+        # [MQTT-3.14.4-3]: only a normal disconnection makes the will void.
+        sessions.detach(session, self, with_will=packet.code != packets.SUCCESS)
+        self._listener.count(self._listener.closed, "by_client")
+        self._finish()
+
+    # ---- what Acks, the handshake, the wheel and the sessions ask ----------------------------------------------------
+
+    def acknowledge(self, acks: list[bytes]) -> None:
+        listener = self._listener
+        self.unacked -= len(acks)
+        listener.pending -= len(acks)
+        if self._uncommitted:
+            self._note_received(acks)
+        if self._state != OPEN or self._transport is None:
+            return
+        self._transport.write(b"".join(acks))
+        listener.acked += len(acks)
+        if self._hold & UNACKED and (
+            self.unacked <= FEW
+            or (self.unacked <= listener.limits.inflight // 2 and listener.pending <= listener.limits.pending)
+        ):
+            self._resume(UNACKED)
+
+    def _note_received(self, acks: list[bytes]) -> None:
+        """From here a QoS 2 identifier means what is on disk, until its PUBREL."""
+        assert self._uncommitted is not None
+        for ack in acks:
+            if ack[0] == p.PUBREC << 4 and len(ack) == 4:
+                packet_id = int.from_bytes(ack[2:4], "big")
+                if packet_id in self._uncommitted:
+                    self._uncommitted.discard(packet_id)
+                    if self._session is not None:
+                        self._session.received.add(packet_id)
+
+    def refuse(self, acks: list[bytes]) -> None:
+        self.unacked -= len(acks)
+        self._listener.pending -= len(acks)
+        if self._state != CLOSED:
+            self._listener.count(self._listener.closed, "not_stored")
+            self.close(packets.IMPLEMENTATION_ERROR, "not stored; connect and send again")
+
+    @property
+    def open(self) -> bool:
+        return self._state != CLOSED and self._transport is not None
+
+    def send(self, packet: bytes) -> None:
+        if self._transport is not None and self._state != CLOSED:
+            self._transport.write(packet)
+
+    def refuse_connect(self, code: int, reason: str) -> None:
+        """CONNACK with a reason, then the end ([MQTT-3.1.4-2])."""
+        listener = self._listener
+        listener.count(listener.refused, REFUSALS.get(code, "connect"))
+        listener.tell_once("mqtt_connect_refused", self.address, code=code, reason=reason)
+        explained = packets.connack(self.version, code, properties={p.REASON_STRING: reason})
+        self.send(explained)
+        self._finish()
+
+    def established(
+        self, binding: DeviceBinding, session: Session, *, keep_alive_s: int, problem_information: bool, connack: bytes
+    ) -> None:
+        """The CONNACK of success; what came behind the CONNECT is read now."""
+        listener = self._listener
+        listener.leave_waiting(self)
+        listener.authenticated += 1
+        self._session = session
+        self.device_id = binding.device_id
+        topic = up_topic(binding.device_id).encode()
+        self._up = len(topic).to_bytes(2, "big") + topic
+        self.keep_alive_s = keep_alive_s
+        self._problem_information = problem_information
+        self._state = OPEN
+        self._heard_s = listener.clock.monotonic_s()
+        if keep_alive_s:
+            self._arm(self._heard_s + 1.5 * keep_alive_s)
+        self.send(connack)
+        listener.sessions.pump(session, again=True)
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            self._partial_s = 0.0
+            self._consume(bytes(rest))
+        self._resume(AUTHENTICATING)
+
+    def _fail(self, error: PacketError) -> None:
+        """The standard asks to close, with a reason where the version has one (4.13)."""
+        listener = self._listener
+        if self._state != CLOSED:
+            listener.count(listener.closed, CLOSURES.get(error.code, "protocol_error"))
+            listener.tell_once("mqtt_closed", self.device_id or self.address, code=error.code, reason=str(error))
+        self.close(error.code, str(error))
+
+    def close(self, code: int, reason: str) -> None:
+        """Say why, if MQTT 5 is spoken, and end the connection behind what was written before."""
+        if self._state == OPEN and self.version == packets.V5:
+            packet = packets.disconnect(code, reason)
+            self.send(packet if len(packet) <= self.packet_maximum else packets.disconnect(code))
+        self._finish()
+
+    def shed(self) -> None:
+        self._finish()
+
+    def abort(self) -> None:
+        self._state = CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _finish(self) -> None:
+        if self._state == CLOSED:
+            return
+        self._state = CLOSED
+        self._rest = None
+        if self._transport is not None:
+            self._transport.close()
+            self._timer_s = math.inf
+            self._arm(self._listener.clock.monotonic_s() + CLOSING_S)
+
+    # ---- deadlines ---------------------------------------------------------------------------------------------------
+
+    def _arm(self, at_s: float) -> None:
+        if at_s < self._timer_s:
+            self._timer_s = at_s
+            self._listener.wheel.add(self, at_s)
+
+    def due(self, now_s: float) -> None:
+        """A deadline may have passed; see which, and set the next."""
+        self._timer_s = math.inf
+        if self._transport is None:
+            return
+        limits = self._listener.limits
+        if self._state == CLOSED:
+            self._transport.abort()  # the peer does not read what was left to say
+        elif self._state != OPEN:
+            self._expire(self._opened_s + limits.handshake_s, now_s, "handshake_timeout")
+        else:
+            if self._unread_s:
+                self._expire(self._unread_s + limits.write_stall_s, now_s, "unread")
+            if self._partial_s and not self._hold:
+                self._expire(self._partial_s + limits.packet_s, now_s, "partial")
+            if self.keep_alive_s:
+                heard_s = now_s if self._hold else self._heard_s  # not while it is us who do not listen
+                self._expire(heard_s + 1.5 * self.keep_alive_s, now_s, "keep_alive")  # [MQTT-3.1.2-22]
+
+    def _expire(self, at_s: float, now_s: float, reason: str) -> None:
+        if self._state == CLOSED:
+            return
+        if now_s < at_s:
+            self._arm(at_s)
+            return
+        self._listener.count(self._listener.closed, reason)
+        self.close(packets.KEEP_ALIVE_TIMEOUT, f"too late: {reason}")
+
+
+OVERSIZED_TIMES: Final = 16
+"""How many times the bound a packet of 3.1.1 may be and still be skipped without closing."""
+
+REFUSALS: Final = {
+    packets.UNSUPPORTED_VERSION: "version",
+    packets.CLIENT_ID_NOT_VALID: "client_id",
+    packets.BAD_CREDENTIALS: "credentials",
+    packets.NOT_AUTHORIZED: "credentials",
+    packets.SERVER_UNAVAILABLE: "unavailable",
+}
+
+CLOSURES: Final = {
+    MALFORMED: "malformed",
+    packets.PACKET_TOO_LARGE: "too_large",
+    packets.NOT_AUTHORIZED: "topic",
+    packets.ADMINISTRATIVE: "device_inactive",
+    packets.RECEIVE_MAXIMUM_EXCEEDED: "receive_maximum",
+}
+
+
+def _common_name(certificate: Any) -> str:
+    """The CN of a client certificate that the TLS layer verified, "" without one."""
+    if not isinstance(certificate, dict):
+        return ""
+    for names in certificate.get("subject", ()):
+        for key, value in names:
+            if key == "commonName":
+                return str(value)
+    return ""
