@@ -1,0 +1,142 @@
+"""The ASGI application: ingest on its own straight road, everything else through FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI
+
+from gateway.api import openapi, problems
+from gateway.api.routes import (
+    alerts,
+    audit,
+    contacts,
+    devices,
+    events,
+    keys,
+    observations,
+    orders,
+    outbox,
+    persons,
+    places,
+    profiles,
+    system,
+)
+from gateway.api.services import Services
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+INGEST_PREFIX: Final = "/ingest/v1/"
+MAX_BODY_BYTES: Final = 1_048_576
+BODY_TIMEOUT_S: Final = 15.0
+
+# Observations come before persons: /persons/<id>/latest is theirs.
+_MODULES: Final = (
+    observations, persons, contacts, places, devices, keys, profiles, alerts, orders, events, outbox, audit,
+)  # fmt: skip
+_HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+def build_app(services: Services) -> App:
+    """What ApiServer serves."""
+    api = FastAPI(
+        title="carebell",
+        summary="IoT and emergency-response gateway of an eldercare platform",
+        version=services.versions.get("carebell", "0"),
+        docs_url=None,  # its scripts would come from a content network
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=problems.documented(422, 500),
+    )
+    api.state.services = services
+    streams = api.state.streams = events.Streams()
+    services.metrics.gauge("carebell_event_streams", "Event streams that are open.", lambda: {"": streams.open})
+    problems.install(api)
+    api.include_router(system.router)
+    routers = [module.router for module in _MODULES] + [system.api_router]
+    for router in routers:
+        api.include_router(router, prefix="/api/v1", responses=problems.documented(401, 403, 503))
+    openapi.complete(api)
+    guarded = _Guard(api)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(INGEST_PREFIX):
+            await services.ingest(scope, receive, send)
+        else:
+            await guarded(scope, receive, send)
+
+    return app
+
+
+class _Guard:
+    """Bounds the body, adds headers, and logs a line with ids only: the route, never the path, its query or a body."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._log = structlog.get_logger("access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        status = 0
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        try:
+            await self._app(scope, _bounded(scope, receive), told)
+        finally:
+            if scope["path"] not in _QUIET:
+                self._log.info(
+                    "request",
+                    method=scope["method"],
+                    route=getattr(scope.get("route"), "path", ""),
+                    status=status,
+                    key_id=scope.get("carebell.key_id", ""),
+                    ms=round((loop.time() - begun) * 1000, 1),
+                )
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    length = 0
+    deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_S
+    complete = False
+
+    async def bounded() -> Message:
+        nonlocal length, complete
+        if complete:  # what is waited for now is the end of the connection
+            return await receive()
+        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+            raise _too_large()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            detail = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+            raise problems.refuse(408, detail, {"connection": "close"}) from None
+        length += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if length > MAX_BODY_BYTES:
+            raise _too_large()
+        return message
+
+    return bounded
+
+
+def _too_large() -> Exception:
+    return problems.refuse(413, f"a body has at most {MAX_BODY_BYTES} bytes", {"connection": "close"})

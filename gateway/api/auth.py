@@ -1,0 +1,122 @@
+"""Who asks, and what that role may do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Final
+
+import apsw
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from gateway.api.problems import refuse
+from gateway.api.services import Services
+from gateway.errors import NotFoundError
+from gateway.model import Actor
+from gateway.registry.keys import ApiKey
+
+_EVERYBODY_INSIDE: Final = frozenset({"admin", "operator", "supervisor"})
+
+MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        # An administrator of a small site is often its only user, so the role reads what operators read.
+        "persons.read": _EVERYBODY_INSIDE | {"backend", "family"},
+        "persons.write": frozenset({"admin", "supervisor"}),
+        "contacts.read": _EVERYBODY_INSIDE | {"backend", "family"},
+        "contacts.write": frozenset({"admin", "supervisor"}),
+        "devices.read": _EVERYBODY_INSIDE | {"backend", "installer"},
+        "devices.write": frozenset({"admin", "installer"}),
+        "profiles.read": _EVERYBODY_INSIDE | {"backend", "installer"},
+        "observations.read": _EVERYBODY_INSIDE | {"backend", "family"},
+        "alerts.read": _EVERYBODY_INSIDE | {"backend", "family", "auditor"},
+        "alerts.act": _EVERYBODY_INSIDE,
+        "orders.read": _EVERYBODY_INSIDE | {"backend", "auditor"},
+        "orders.callback": frozenset({"backend"}),
+        "events.read": _EVERYBODY_INSIDE | {"backend", "family"},
+        "outbox.read": _EVERYBODY_INSIDE | {"auditor"},
+        "outbox.act": frozenset({"admin", "supervisor"}),
+        "audit.read": frozenset({"admin", "auditor"}),
+        "keys.write": frozenset({"admin"}),
+        "status.read": _EVERYBODY_INSIDE | {"backend", "installer", "auditor"},
+    }
+)
+"""Permission to roles. Rows are limited further by a key's district and person (``visible_persons``)."""
+
+
+def actor_of(principal: ApiKey) -> Actor:
+    """Who did it, for the audit."""
+    kind = "platform" if principal.role == "backend" else "operator"
+    return Actor(kind, principal.key_id, principal.role, "api")
+
+
+_bearer = HTTPBearer(auto_error=False, description="an API key, `carebell_<id>_<secret>`")
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def authenticated(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> ApiKey:
+    """The principal of the request; 401 without a valid key."""
+    services = services_of(request)
+    principal = None
+    if credentials is not None:
+        principal = await services.keys.api_key(credentials.credentials)
+    if principal is None:
+        raise refuse(
+            401,
+            "this needs the header 'Authorization: Bearer carebell_<id>_<secret>' with a key that is valid now",
+            {"www-authenticate": 'Bearer realm="carebell"'},
+        )
+    request.scope["carebell.bearer"] = credentials.credentials if credentials else ""  # event streams ask again
+    request.scope["carebell.key_id"] = principal.key_id  # for the access log
+    return principal
+
+
+def may(permission: str) -> Callable[..., Awaitable[ApiKey]]:
+    """A dependency: the principal, if its role has this permission; else 403."""
+    roles = MAY[permission]
+
+    async def check(principal: Annotated[ApiKey, Depends(authenticated)]) -> ApiKey:
+        if principal.role not in roles:
+            raise refuse(403, f"the role {principal.role} may not do this ({permission}: {', '.join(sorted(roles))})")
+        return principal
+
+    return check
+
+
+async def visible_persons(services: Services, principal: ApiKey) -> frozenset[str] | None:
+    """Ids of the persons that the principal sees; None for all."""
+    if principal.person_id:
+        return frozenset({principal.person_id})
+    if principal.role == "family":
+        return frozenset()  # a family key that names nobody
+    if not principal.district:
+        return None
+    district = principal.district
+
+    def read(connection: apsw.Connection) -> frozenset[str]:
+        rows = connection.execute("SELECT id FROM person WHERE district = ?", (district,))
+        return frozenset(str(person_id) for (person_id,) in rows)
+
+    return await services.store.read(read)
+
+
+async def require_person(services: Services, principal: ApiKey, person_id: str) -> None:
+    """Raises NotFoundError for a person that the principal does not see, as for one that does not exist."""
+    visible = await visible_persons(services, principal)
+    if visible is not None and person_id not in visible:
+        raise NotFoundError(f"no person {person_id!r}")
+
+
+def sees(visible: frozenset[str] | None, person_id: str | None, principal: ApiKey) -> bool:
+    """Whether something of this person is shown. What belongs to nobody yet is shown to staff, not to families."""
+    if visible is None:
+        return True
+    if not person_id:
+        return principal.role != "family" and not principal.person_id
+    return person_id in visible

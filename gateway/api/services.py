@@ -1,0 +1,52 @@
+"""What the API needs of the rest of the daemon; the composition root fills it in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.clock import Clock
+from gateway.health import Health
+from gateway.metrics import Metrics
+from gateway.ports import AlertDesk, EventFeed, HistoryQueries, Store
+from gateway.registry.keys import ApiKey
+
+
+class ProfileCatalog(Protocol):
+    """The device profiles that are loaded. Views are JSON-ready dicts with at least ``name``."""
+
+    def list(self) -> list[dict[str, Any]]: ...
+
+    def show(self, name: str) -> dict[str, Any] | None: ...
+
+
+class KeyRing(Protocol):
+    """Who holds an API key (gateway.registry.directory.Registry)."""
+
+    async def api_key(self, presented: str) -> ApiKey | None:
+        """The key in force that was presented, else None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The ports behind the API.
+
+    ``ingest`` is the ASGI callable of POST /ingest/v1/. ``versions`` are those of carebell and of what it is built on.
+    ``closing`` is set when the listener drains: event streams then end.
+    """
+
+    store: Store
+    keys: KeyRing
+    desk: AlertDesk
+    history: HistoryQueries
+    feed: EventFeed
+    clock: Clock
+    health: Health
+    metrics: Metrics
+    profiles: ProfileCatalog
+    ingest: Callable[..., Awaitable[None]]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
