@@ -129,7 +129,8 @@ class Plan:
         self._root.walk(draft, fields, "")
         observed_at_us = report.at_us or received_at_us
         if profile.time is not None:
-            observed_at_us = report.at_us = _time(draft, profile.time) or observed_at_us
+            report.at_us = _time(draft, profile.time) or report.at_us
+            observed_at_us = report.at_us or received_at_us
         reading = Reading(observed_at_us, draft.measurements, draft.signals)
         if profile.position is not None:
             reading.position = _position(draft, profile.position, observed_at_us)

@@ -91,7 +91,8 @@ def _run(profiles: Profiles, profile_id: str, codec: Codec, vector: Vector) -> d
                 outcome["observations"].extend(observations(reading))
                 outcome["unknown"].update(reading.unknown or {})
             outcome["faults"].extend(report.faults or ())
-            outcome["dedup_key"] = report.dedup_key or (f"{report.boot}:{report.seq}" if report.seq >= 0 else "")
+            number = f"{report.boot}:{report.seq}" if report.boot else str(report.seq)
+            outcome["dedup_key"] = number if report.seq >= 0 else report.dedup_key
     except FrameError as error:
         outcome["fault"] = str(error)
     return outcome
