@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from gateway.clock import Clock
@@ -26,6 +24,7 @@ from gateway.model import (
     Verdict,
 )
 from gateway.ports import Codec, CommittedListener, Directory, Profiles
+from gateway.storage.dedup import NAMED, Marks, content_key, digest_of
 
 LINGER_S: Final = 0.25
 TARGET_RECORDS: Final = 64  # a commit should carry about as many
@@ -39,15 +38,6 @@ BACKLOG: Final = 20_000
 UNVERIFIED_FAULT: Final = "credential missing or wrong: only emergency signals are used"
 
 log = structlog.get_logger("ingest")
-
-
-class Marks(Protocol):
-    """What ingest asks of the memory of seen messages (gateway.storage.dedup)."""
-
-    def seen_number(self, device_key: str, boot: int, seq: int, digest: int) -> bool: ...
-    def seen_key(self, device_key: str, key: str, now_us: int) -> bool: ...
-    def forget_number(self, device_key: str, boot: int, seq: int, digest: int) -> None: ...
-    def forget_key(self, device_key: str, key: str) -> None: ...
 
 
 class Appender(Protocol):
@@ -263,7 +253,7 @@ class JournalIngest:
             return True  # nobody may use up another device's numbers
         device_key = record.device_id
         if report is not None and report.seq >= 0:
-            digest = _digest(report)
+            digest = digest_of(record)
             if self._marks.seen_number(device_key, report.boot, report.seq, digest):
                 self.counters.duplicates += 1
                 group.has_duplicates = True
@@ -276,14 +266,14 @@ class JournalIngest:
             key = f"{key}/{record.part}"
         named = bool(key)
         if not named:
-            key = f"={zlib.crc32(frame.payload):08x}/{record.part}"
+            key = content_key(frame.payload, record.part)
         seen = self._marks.seen_key(device_key, key, record.received_at_us)
         if seen and (named or frame.redelivered):
             self.counters.duplicates += 1
             group.has_duplicates = True
             return False
         if named:
-            record.dedup_key = key
+            record.dedup_key = NAMED + key
         if not seen:
             group.keys.append((device_key, key))
         return True
@@ -384,17 +374,6 @@ class JournalIngest:
         self._backlog_records -= len(committed.records)
         for listener in self._listeners:
             listener(committed)
-
-
-_CONTENT: Final = msgspec.msgpack.Encoder()
-
-
-def _digest(report: Report) -> int:
-    """A non-zero hash of what was said, the same however the transport packed it, and after a restart."""
-    reading = report.reading
-    if reading is None:
-        return zlib.crc32(_CONTENT.encode((report.at_us, report.fields, report.faults))) or 1
-    return zlib.crc32(_CONTENT.encode((report.at_us, reading.measurements, reading.signals, reading.unknown))) or 1
 
 
 def _urgency(signals: Mapping[str, bool]) -> Urgency:

@@ -6,17 +6,38 @@ starts to count anew without saying so must not have its press taken for an old 
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
+from gateway.model import Record
+
 WINDOW: Final = 1024  # numbers remembered per device and boot, 4 bytes each, while the process lives
 SAVED: Final = 64  # of these, the newest are saved
 BOOTS: Final = 3
 KEYS: Final = 64
 KEY_LIFE_US: Final = 600 * 1_000_000
+NAMED: Final = "key:"
+"""How a record's dedup_key begins when it is not ``seq`` or ``boot:seq``."""
+
+_CONTENT: Final = msgspec.msgpack.Encoder()
+
+
+def digest_of(record: Record) -> int:
+    """A non-zero 32-bit hash of what a record says, the same however its frame was packed and whenever it came."""
+    reading = record.reading
+    if reading is None:
+        return zlib.crc32((record.fault or "").encode()) or 1
+    said_at_us = reading.observed_at_us if reading.observed_at_us != record.received_at_us else 0
+    return zlib.crc32(_CONTENT.encode((said_at_us, reading.measurements, reading.signals, reading.unknown))) or 1
+
+
+def content_key(payload: bytes, part: int) -> str:
+    """What names a frame that names itself by nothing: used only when its transport says that it delivers again."""
+    return f"={zlib.crc32(payload):08x}/{part}"
 
 
 class _Numbers:
@@ -114,6 +135,18 @@ class Marks:
         if device_key in self._devices:
             self._devices[device_key].keys.pop(key, None)
             self._dirty.add(device_key)
+
+    def remember(self, record: Record) -> None:
+        """Take up a record that the journal holds."""
+        if not record.verified:
+            return
+        key = record.dedup_key
+        if key and not key.startswith(NAMED):
+            boot, _, seq = key.rpartition(":")
+            self.seen_number(record.device_id, int(boot or 0), int(seq), digest_of(record))
+        else:
+            named = key.removeprefix(NAMED) or content_key(record.payload, record.part)
+            self.seen_key(record.device_id, named, record.received_at_us)
 
     def take_dirty(self) -> list[tuple[str, bytes]]:
         """Rows (device_key, state) of devices that changed since the last call."""

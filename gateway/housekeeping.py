@@ -1,0 +1,123 @@
+"""What keeps the journal in shape: the memory of seen messages is saved, old records go, the reserve comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import apsw
+import structlog
+
+from gateway.clock import US_PER_S, Clock
+from gateway.config import JournalSection
+from gateway.model import Committed
+from gateway.ports import Store
+from gateway.storage import journal
+from gateway.storage.dedup import Marks
+from gateway.storage.writer import JournalWriter
+
+READER: Final = "marks"
+SAVE_S: Final = 20.0
+PRUNE_S: Final = 5.0
+BOOKMARK_S: Final = 1.0
+DEVICES_PER_WRITE: Final = 2000
+
+log = structlog.get_logger("housekeeping")
+
+
+class Bookmarked(Protocol):
+    """A reader in another process, which tells how far it is."""
+
+    def bookmark(self) -> int: ...
+
+
+class Housekeeping:
+    """``observe`` is a listener of ingest; ``run`` does the work."""
+
+    def __init__(
+        self,
+        *,
+        writer: JournalWriter,
+        marks: Marks,
+        clock: Clock,
+        settings: JournalSection,
+        outside_readers: dict[str, Bookmarked],
+    ) -> None:
+        self._writer = writer
+        self._store: Store = writer
+        self._marks = marks
+        self._clock = clock
+        self._settings = settings
+        self._outside = outside_readers
+        self._written: dict[str, int] = {}
+        self.seq = 0
+        self.pruned_batches = 0
+
+    def observe(self, committed: Committed) -> None:
+        self.seq = committed.last_seq
+
+    def recover(self, connection: apsw.Connection) -> None:
+        """Rebuild the memory of seen messages: as it was saved, and from the records since."""
+        self._marks.restore(connection.execute("SELECT device_key, state FROM mark"))
+        self.seq = journal.readers(connection).get(READER, 0)
+        while parts := list(journal.read_after(connection, self.seq)):
+            for part in parts:
+                if isinstance(part, Committed):
+                    for record in part.records:
+                        self._marks.remember(record)
+                self.seq = part.last_seq
+
+    async def run(self) -> None:
+        save_s = prune_s = self._clock.monotonic_s()
+        while True:
+            await asyncio.sleep(BOOKMARK_S)
+            await self._write_bookmarks()
+            now_s = self._clock.monotonic_s()
+            if now_s - save_s >= SAVE_S:
+                save_s = now_s
+                await self.save()
+            if now_s - prune_s >= PRUNE_S:
+                prune_s = now_s
+                self._writer.restore_reserve()
+                await self._prune()
+
+    async def save(self) -> None:
+        """Save which messages were seen. The bookmark moves only with the last of it."""
+        seq = self.seq
+        rows = self._marks.take_dirty()
+        if not rows:
+            return
+        now_us = self._clock.now_us()
+        for start in range(0, len(rows), DEVICES_PER_WRITE):
+            part = rows[start : start + DEVICES_PER_WRITE]
+            await self._store.write(lambda connection, part=part: _save_marks(connection, part))  # type: ignore[misc]
+        await self._store.write(lambda connection: journal.set_reader(connection, READER, seq, now_us))
+
+    async def _write_bookmarks(self) -> None:
+        moved = {name: reader.bookmark() for name, reader in self._outside.items()}
+        moved = {name: seq for name, seq in moved.items() if seq > self._written.get(name, 0)}
+        if moved:
+            now_us = self._clock.now_us()
+
+            def write(connection: apsw.Connection) -> None:
+                for name, seq in moved.items():
+                    journal.set_reader(connection, name, seq, now_us)
+
+            await self._store.write(write)
+            self._written |= moved
+
+    async def _prune(self) -> None:
+        older_than_us = self._clock.now_us() - round(self._settings.keep_days * 86_400 * US_PER_S)
+        max_bytes = round(self._settings.max_gigabytes * (1 << 30))
+        gone = await self._store.write(
+            lambda connection: journal.prune(connection, older_than_us=older_than_us, max_bytes=max_bytes)
+        )
+        self.pruned_batches += gone
+
+
+def _save_marks(connection: apsw.Connection, rows: list[tuple[str, bytes]]) -> None:
+    connection.executemany(
+        "INSERT INTO mark (device_key, state) VALUES (?, ?)"
+        " ON CONFLICT (device_key) DO UPDATE SET state = excluded.state",
+        rows,
+    )

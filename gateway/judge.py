@@ -1,0 +1,123 @@
+"""The reader that judges: committed records go through the rules, what they find goes to the alerts.
+
+The rules' state is saved now and then with a bookmark; what came after it is judged again at start. Effects carry ids
+that are the same every time, so that judging twice raises once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import apsw
+import structlog
+
+from gateway.clock import Clock
+from gateway.model import Committed, Effect
+from gateway.ports import Store
+from gateway.storage import journal
+
+READER: Final = "rules"
+TICK_S: Final = 0.25
+SAVE_S: Final = 15.0
+
+log = structlog.get_logger("judge")
+
+
+class Engine(Protocol):
+    """What the judge asks of the rules engine (rules.engine.RulesEngine)."""
+
+    def observe(self, committed: Committed) -> list[Effect]: ...
+    def tick(self, now_us: int) -> list[Effect]: ...
+    def next_wake_us(self) -> int | None: ...
+    def dirty(self) -> Sequence[tuple[str, str, bytes | None]]: ...
+    def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None: ...
+
+
+class EffectSink(Protocol):
+    """Who makes effects durable, in order (alerts.service.AlertService)."""
+
+    def submit(self, effects: Sequence[Effect]) -> None: ...
+    async def drained(self) -> None: ...
+
+
+class Judge:
+    """``observe`` is a listener of ingest; ``run`` ticks and saves. Everything on the loop."""
+
+    def __init__(self, *, engine: Engine, alerts: EffectSink, store: Store, clock: Clock) -> None:
+        self._engine = engine
+        self._alerts = alerts
+        self._store = store
+        self._clock = clock
+        self.seq = 0
+        self.saved_seq = 0
+        self.ticked_us = 0
+
+    def observe(self, committed: Committed) -> None:
+        effects = self._engine.observe(committed)
+        self.seq = committed.last_seq
+        if effects:
+            self._alerts.submit(effects)
+
+    def recover(self, connection: apsw.Connection) -> int:
+        """Take up the saved state and judge what was committed after it; returns how many records that were.
+
+        Call it before anything is taken in. The effects found here are submitted; most of them are known already.
+        """
+        self._engine.restore(connection.execute("SELECT rule_id, subject, state FROM rule_state"))
+        self.seq = self.saved_seq = journal.readers(connection).get(READER, 0)
+        first = self.seq
+        while True:
+            parts = list(journal.read_after(connection, self.seq))
+            if not parts:
+                return self.seq - first
+            for part in parts:
+                if isinstance(part, Committed):
+                    self.observe(part)
+                else:
+                    log.error("batch_corrupt", first_seq=part.first_seq, last_seq=part.last_seq, reason=part.reason)
+                    self.seq = part.last_seq
+
+    async def run(self) -> None:
+        """Fire what is due, and save the state every SAVE_S seconds."""
+        loop = asyncio.get_running_loop()
+        save_at_s = loop.time() + SAVE_S
+        while True:
+            self.tick()
+            if loop.time() >= save_at_s:
+                await self.save()
+                save_at_s = loop.time() + SAVE_S
+            await asyncio.sleep(TICK_S)
+
+    def tick(self) -> None:
+        now_us = self._clock.now_us()
+        wake_us = self._engine.next_wake_us()
+        if wake_us is not None and wake_us <= now_us:
+            effects = self._engine.tick(now_us)
+            if effects:
+                self._alerts.submit(effects)
+        self.ticked_us = now_us
+
+    async def save(self) -> None:
+        """Write the states that changed, and the bookmark; not before the effects they led to are durable."""
+        seq = self.seq
+        rows = list(self._engine.dirty())
+        if seq == self.saved_seq and not rows:
+            return
+        await self._alerts.drained()
+        now_us = self._clock.now_us()
+
+        def write(connection: apsw.Connection) -> None:
+            connection.executemany(
+                "INSERT INTO rule_state (rule_id, subject, state) VALUES (?, ?, ?)"
+                " ON CONFLICT (rule_id, subject) DO UPDATE SET state = excluded.state",
+                [row for row in rows if row[2]],
+            )
+            connection.executemany(
+                "DELETE FROM rule_state WHERE rule_id = ? AND subject = ?", [row[:2] for row in rows if not row[2]]
+            )
+            journal.set_reader(connection, READER, seq, now_us)
+
+        await self._store.write(write)
+        self.saved_seq = seq
