@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import apsw
 import structlog
 
+from gateway import crashpoints
 from gateway.clock import Clock
 from gateway.model import Committed, Effect
 from gateway.ports import Store
@@ -55,6 +56,7 @@ class Judge:
         self.ticked_us = 0
 
     def observe(self, committed: Committed) -> None:
+        crashpoints.reached(crashpoints.BEFORE_JUDGING)
         effects = self._engine.observe(committed)
         self.seq = committed.last_seq
         if effects:

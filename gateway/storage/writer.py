@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import apsw
 import structlog
 
+from gateway import crashpoints
 from gateway.errors import StorageBrokenError, StorageError, StorageFullError
 from gateway.model import Record
 from gateway.storage import journal
@@ -87,7 +88,6 @@ class JournalWriter:
     """Owns the write connection. Implements ``ports.Store``; ``submit`` is the hot path of ingest.
 
     ``on_broken`` is called once, on the loop, when the file or the disk failed: nothing is committed after that.
-    ``crash`` is called at named points of a commit; tests end the process there.
     """
 
     def __init__(
@@ -97,7 +97,6 @@ class JournalWriter:
         on_broken: Callable[[StorageBrokenError], None],
         reserve_bytes: int = 16 << 20,
         vfs: str | None = None,
-        crash: Callable[[str], None] = lambda _point: None,
     ) -> None:
         self._path = data_dir / FILE_NAME
         self._connection = open_database(self._path, vfs=vfs)
@@ -106,7 +105,6 @@ class JournalWriter:
         self._reserve = Reserve(data_dir / "reserve.bin", reserve_bytes)
         self._reserve.hold()
         self._on_broken = on_broken
-        self._crash = crash
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
         self._reader_count = 0
@@ -225,9 +223,9 @@ class JournalWriter:
         try:
             connection.execute("BEGIN IMMEDIATE")
             outcomes = [self._execute(connection, job) for job in jobs]
-            self._crash("before_commit")
+            crashpoints.reached(crashpoints.BEFORE_COMMIT)
             connection.execute("COMMIT")
-            self._crash("after_commit")
+            crashpoints.reached(crashpoints.AFTER_COMMIT)
         except apsw.Error as error:
             self._rollback()
             raise _classify(error) from error

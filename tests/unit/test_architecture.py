@@ -13,7 +13,7 @@ PACKAGES = ("gateway", "protocols", "device_profiles", "rules", "alerts", "simul
 
 KERNEL = frozenset(
     f"gateway.{name}"
-    for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events")
+    for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly")
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
