@@ -96,17 +96,14 @@ def read_plan(table: str, data: bytes, *, at_us: int, known_profiles: Collection
             continue
         if len(plan) + len(problems) >= MAX_ROWS:
             raise ImportRefusedError([RowProblem(line, "", f"a file has at most {MAX_ROWS} rows: split it")])
+        row_id = dict(zip(columns, cells, strict=False)).get(spec.id_name, "").strip()
+        if row_id and row_id in first_line:
+            problems.append(RowProblem(line, spec.id_name, f"{row_id!r} is in line {first_line[row_id]} already"))
+        first_line.setdefault(row_id, line)
         try:
-            row = _row(spec, table, columns, line, cells, at_us, known_profiles)
+            plan.append(_row(spec, table, columns, line, cells, at_us, known_profiles))
         except f.FieldsError as error:
             problems += [RowProblem(line, problem.field, problem.text) for problem in error.problems]
-            continue
-        if row.row_id and row.row_id in first_line:
-            problems.append(
-                RowProblem(line, spec.id_name, f"{row.row_id!r} is in line {first_line[row.row_id]} already")
-            )
-        first_line.setdefault(row.row_id, line)
-        plan.append(row)
     if problems:
         raise ImportRefusedError(problems)
     return Plan(table, plan, columns, encoding)

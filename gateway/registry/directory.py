@@ -7,15 +7,15 @@ changed since, and is published by one assignment, so that the loop is never hel
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import apsw
 import msgspec
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
-from gateway.care import CarePlan
+from gateway.care import CarePlan, DeviceCare
 from gateway.clock import Clock
 from gateway.errors import StorageError
 from gateway.model import DeviceBinding
@@ -31,6 +31,9 @@ log: Final = structlog.get_logger("registry")
 CodecOf = Callable[[str], str | None]
 """The codec of a profile, None for a profile that is not installed (any more)."""
 
+CareOf = Callable[[str], DeviceCare | None]
+"""How the devices of a profile are supervised (their own ids are filled in here), None for no supervision."""
+
 Digests = tuple[tuple[bytes, int | None], ...]
 """Digests of tokens that were not revoked, each with the time it expires at, if it does."""
 
@@ -45,10 +48,13 @@ class Snapshot(Struct, frozen=True):
     digests: dict[str, Digests] = field(default_factory=dict)
     people: dict[str, PersonFacts] = field(default_factory=dict)
     plans: dict[str, CarePlan] = field(default_factory=dict)
+    cares: dict[str, DeviceCare] = field(default_factory=dict)
     api_keys: dict[str, ApiKey] = field(default_factory=dict)
 
 
-def load_snapshot(connection: apsw.Connection, codec_of: CodecOf, old: Snapshot) -> Snapshot:
+def load_snapshot(
+    connection: apsw.Connection, codec_of: CodecOf, old: Snapshot, care_of: CareOf = lambda _: None
+) -> Snapshot:
     """The registry as it is now; ``old`` itself when nothing changed. Reads only what changed since ``old``."""
     version = registry_version(connection)
     if version == old.version:
@@ -64,10 +70,11 @@ def load_snapshot(connection: apsw.Connection, codec_of: CodecOf, old: Snapshot)
         dict(old.digests),
         dict(old.people),
         dict(old.plans),
+        dict(old.cares),
         dict(old.api_keys),
     )
     _load_people(connection, new, since)
-    _load_devices(connection, new, since, codec_of)
+    _load_devices(connection, new, since, codec_of, care_of)
     _load_api_keys(connection, new, since)
     return new
 
@@ -82,7 +89,7 @@ def _load_people(connection: apsw.Connection, new: Snapshot, since: int) -> None
             log.error("care_plan_unreadable", person=row["id"], version=row["version"])
 
 
-def _load_devices(connection: apsw.Connection, new: Snapshot, since: int, codec_of: CodecOf) -> None:
+def _load_devices(connection: apsw.Connection, new: Snapshot, since: int, codec_of: CodecOf, care_of: CareOf) -> None:
     # A device inherits the district of its person, so that a person's change reloads the devices too.
     found = connection.execute(
         "SELECT id FROM device WHERE changed > ?1 UNION SELECT device_id FROM binding"
@@ -108,6 +115,11 @@ def _load_devices(connection: apsw.Connection, new: Snapshot, since: int, codec_
             log.error("profile_unknown", device=device_id, profile=profile)
         new.devices[device_id] = DeviceBinding(device_id, profile, codec or "", person_id or "", state, district)
         new.models[device_id] = model or profile
+        care = care_of(profile) or DeviceCare(device_id=device_id)
+        in_service = state != "retired"
+        new.cares[device_id] = structs.replace(
+            care if in_service else DeviceCare(device_id=device_id), device_id=device_id, person_id=person_id or ""
+        )
     for key, device_id in connection.execute(
         "SELECT k.key, device_id FROM json_each(?) JOIN device_key k ON device_id = value", ids
     ):
@@ -137,9 +149,10 @@ class Registry:
     refusal looks first, so that what a command added a moment ago is accepted at once.
     """
 
-    def __init__(self, store: Store, *, codec_of: CodecOf, clock: Clock) -> None:
+    def __init__(self, store: Store, *, codec_of: CodecOf, clock: Clock, care_of: CareOf = lambda _: None) -> None:
         self._store = store
         self._codec_of = codec_of
+        self._care_of = care_of
         self._clock = clock
         self._snapshot = Snapshot()
         self._lock = asyncio.Lock()
@@ -161,7 +174,7 @@ class Registry:
 
     def load(self, connection: apsw.Connection) -> None:
         """Read everything, in the caller's thread: at start, before anything asks."""
-        self._snapshot = load_snapshot(connection, self._codec_of, self._snapshot)
+        self._snapshot = load_snapshot(connection, self._codec_of, self._snapshot, self._care_of)
 
     async def refresh_if_changed(self) -> bool:
         """Read what was committed before this call, unless there is nothing new; whether there was.
@@ -174,7 +187,9 @@ class Registry:
             if self._reads_begun < wanted:
                 self._reads_begun += 1
                 old = self._snapshot
-                self._snapshot = await self._store.read(lambda c: load_snapshot(c, self._codec_of, old))
+                self._snapshot = await self._store.read(
+                    lambda connection: load_snapshot(connection, self._codec_of, old, self._care_of)
+                )
                 if self._snapshot is not old:
                     for listener in self._listeners:
                         listener()
@@ -193,6 +208,30 @@ class Registry:
     def model_of(self, device_id: str) -> str:
         """What the device is, for an order: its model, else its profile; "" when it is not known."""
         return self._snapshot.models.get(device_id, "")
+
+    # ---- what rules and alerts ask (rules.engine.PeopleView) ---------------------------------------------------------
+
+    def plan(self, person_id: str) -> CarePlan | None:
+        """The plan of a person in care; None for one who is not known or whose service has ended."""
+        snapshot = self._snapshot
+        facts = snapshot.people.get(person_id)
+        return None if facts is None or facts.state == "ceased" else snapshot.plans.get(person_id)
+
+    def plans(self) -> Iterable[CarePlan]:
+        """Every plan of a person in care that expects something."""
+        snapshot = self._snapshot
+        return [
+            plan
+            for person_id, plan in snapshot.plans.items()
+            if plan.expectations and snapshot.people[person_id].state != "ceased"
+        ]
+
+    def device_care(self, device_id: str) -> DeviceCare | None:
+        return self._snapshot.cares.get(device_id)
+
+    def person(self, person_id: str) -> PersonFacts | None:
+        """State, district, language and the like, without personal data."""
+        return self._snapshot.people.get(person_id)
 
     # ---- ports.Credentials -------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class Sighting(Struct):
 class UnknownDevices:
     """A ``ports.CommittedListener`` that collects who is unknown; ``flush`` now and then writes that down.
 
-    Between flushes at most MAX_PENDING devices are remembered, in the table the MAX_KEPT that were seen last; the frames
+    Between flushes at most MAX_PENDING devices are remembered, in the table the MAX_KEPT seen last; the frames
     themselves are in the journal in any case.
     """
 
@@ -82,7 +82,7 @@ class UnknownDevices:
 
 
 def note_unknown(connection: apsw.Connection, seen: Mapping[str, Sighting]) -> None:
-    """Add sightings to the table, and forget the oldest devices beyond MAX_KEPT that nobody claimed."""
+    """Add sightings to the table, and forget those beyond MAX_KEPT that were seen longest ago."""
     connection.executemany(
         "INSERT INTO unknown_device (device_key, transport, codec, first_seen_us, last_seen_us, frames, first_seq,"
         " last_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device_key) DO UPDATE SET"

@@ -1,0 +1,9 @@
+"""The registry's commands, where ``carebell`` looks for them."""
+
+from __future__ import annotations
+
+from gateway.cli.registry_contacts import contacts
+from gateway.cli.registry_devices import devices
+from gateway.cli.registry_persons import persons
+
+__all__ = ["contacts", "devices", "persons"]
