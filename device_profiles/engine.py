@@ -366,6 +366,7 @@ def _position(draft: Draft, place: Place, observed_at_us: int) -> Position | Non
         latitude, longitude = bd09_to_wgs84(latitude, longitude)
     source = _chosen(draft, place.source_by, place.source) or place.source
     valid = _field_is(draft, place.valid, default=True)
+    latitude, longitude = min(90.0, max(-90.0, latitude)), min(180.0, max(-180.0, longitude))
     return Position(round(latitude, 7), round(longitude, 7), observed_at_us, accuracy_m, source, valid)
 
 

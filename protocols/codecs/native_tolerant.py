@@ -52,10 +52,12 @@ def read_tolerantly(frame: Frame) -> list[Report]:
 
 
 def to_wgs84(datum: str, latitude: float, longitude: float) -> tuple[float, float]:
-    """Degrees of ``gcj02`` or ``bd09`` as WGS-84; those of any other datum as they are."""
+    """Degrees of ``gcj02`` or ``bd09`` as WGS-84, still on the globe; those of any other datum as they are."""
     if datum == "gcj02":
-        return gcj02_to_wgs84(latitude, longitude)
-    return bd09_to_wgs84(latitude, longitude) if datum == "bd09" else (latitude, longitude)
+        latitude, longitude = gcj02_to_wgs84(latitude, longitude)
+    elif datum == "bd09":
+        latitude, longitude = bd09_to_wgs84(latitude, longitude)
+    return min(90.0, max(-90.0, latitude)), min(180.0, max(-180.0, longitude))
 
 
 def boot_number(boot: int | str) -> int:
