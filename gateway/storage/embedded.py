@@ -126,6 +126,11 @@ class EmbeddedPostgres:
         """Whether the server accepts connections, and a sentence on it."""
         return self._state
 
+    @property
+    def identity(self) -> str:
+        """The identity that the server runs under, "" before the first start."""
+        return self._identity or ""
+
     # ---- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> str:

@@ -35,6 +35,7 @@ SIGNAL_COLUMNS: Final = (
 PG_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01T00:00:00Z
 EARLIEST_US: Final = -62_135_596_800_000_000  # 0001-01-01; outside of these years nothing can print a time
 LATEST_US: Final = 253_402_300_799_999_999  # 9999-12-31
+LATEST_RECEIPT_US: Final = LATEST_US - 366 * 86_400 * 1_000_000
 BELIEVED_AGE_US: Final = 30 * 86_400 * 1_000_000
 """A device's time is believed up to this far behind the receipt."""
 
@@ -97,6 +98,8 @@ class RowPacker:
     def observation(self, seq: int, record: Record, reading: Reading) -> bytes:
         """The wide row. Raises struct.error, OverflowError or ValueError for what no row can hold."""
         received_us = record.received_at_us
+        if received_us < 0 or received_us > LATEST_RECEIPT_US:
+            raise ValueError(f"received at {received_us} us: no partition can hold that")
         said_us = reading.observed_at_us
         if said_us < EARLIEST_US or said_us > LATEST_US:
             said_us = received_us

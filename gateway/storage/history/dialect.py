@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import psycopg
 
@@ -21,9 +21,10 @@ DAY_US: Final = 24 * HOUR_US
 PARTITION_PREFIX: Final = "observation_p"
 COMPRESS_AFTER: Final = "7 days"
 LATE: Final = "31 days"  # rows come at most 30 days late (copyrows.BELIEVED_AGE_US)
+PARTITION_LOCK_KEY: Final = 0x63626C33
 ROLL_AFTER: Final = "5 minutes"
 
-Connection = psycopg.Connection[tuple[object, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class Dialect(Protocol):
@@ -263,6 +264,7 @@ def _partition(day: int) -> str:
 def _make_partition(connection: Connection, day: int) -> None:
     """Made beside the table and then attached, which readers do not wait for."""
     name = _partition(day)
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (PARTITION_LOCK_KEY,))  # writer and upkeep both make them
     if connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone() == (True,):
         return
     _run(

@@ -60,5 +60,5 @@ def _loop(dsn: str, dialect: str, schedule: Schedule, stop: threading.Event, upk
             once(dsn, dialect, schedule.retention_days)
             upkeep.complaint = ""
         except psycopg.Error as error:
-            upkeep.complaint = f"copying; upkeep failed: {str(error).strip()}"
+            upkeep.complaint = f"copying; upkeep failed: {schema.reason(error)}"
         stop.wait(schedule.maintain_every_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from msgspec import Struct, field
 
 from gateway.model import Record
 from gateway.storage.database import open_database
+from gateway.storage.journal import CorruptBatch, decode_row
 
 BYTES_LIMIT: Final = 16 << 20
 TRANSITIONS_LIMIT: Final = 2_000
@@ -43,7 +43,6 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self._connection = open_database(path, read_only=True)
-        self._decoder = msgspec.msgpack.Decoder(list[Record])
 
     def close(self) -> None:
         self._connection.close()
@@ -114,13 +113,11 @@ class JournalReader:
     def _take(self, found: Slice, first: int, last: int, checksum: int, body: bytes) -> None:
         found.last_seq = last
         found.rows += last - first + 1
-        try:
-            if zlib.crc32(body) != checksum:
-                raise msgspec.DecodeError("its checksum does not match")  # noqa: TRY301 - one road for both faults
-            records = self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            found.damaged.append((max(first, found.after + 1), last, f"journal batch: {error}"))
+        read = decode_row(first, last, checksum, body)
+        if isinstance(read, CorruptBatch):
+            found.damaged.append((max(first, found.after + 1), last, f"journal batch: {read.reason}"))
             return
+        records = read.records
         if first <= found.after:
             skip = found.after + 1 - first
             first, records = found.after + 1, records[skip:]

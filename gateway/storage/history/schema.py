@@ -20,6 +20,11 @@ SESSION: Final = (
 )
 
 
+def reason(error: psycopg.Error) -> str:
+    """What went wrong in one line, without the DETAIL that could carry readings into a log."""
+    return error.diag.message_primary or (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def connect(dsn: str, *, statement_timeout_s: float = 120.0) -> Connection:
     """A connection of the worker: autocommit, bounded waits. Raises psycopg.OperationalError."""
     connection = psycopg.connect(
@@ -65,7 +70,7 @@ def _migrate(connection: Connection) -> Native | Timescale:
     if known is not None and known[0] is not None:
         row = connection.execute("SELECT version, dialect, derived FROM schema_version").fetchone()
         assert row is not None
-        version, recorded, derived = int(str(row[0])), str(row[1]), str(row[2])
+        version, recorded, derived = row
     if version > len(scripts):
         raise NewerSchemaError(
             f"the history's schema is version {version}, this carebell knows up to {len(scripts)}; "

@@ -86,7 +86,7 @@ class Worker:
             except BookmarkMovedError:
                 self._fail("another worker writes for this site")
             except psycopg.Error as error:
-                self._fail(f"PostgreSQL: {str(error).strip() or type(error).__name__}")
+                self._fail(f"PostgreSQL: {schema.reason(error)}")
             except NewerSchemaError as error:
                 self._fail(str(error))
                 delay_s = RETRY_MAX_S
@@ -117,8 +117,8 @@ class Worker:
         _, last = reader.bounds()
         if writer.bookmark > last:
             raise CarebellError(
-                f"the history is at {writer.bookmark}, but the journal ends at {last}: it is another site's "
-                "history, or the journal was replaced by an older one; give history.dsn another database, or the site a new name"
+                f"the history is at {writer.bookmark}, but the journal ends at {last}: it is another site's history, "
+                "or an older journal took this one's place; use another database, or another name for the site"
             )
         missing = reader.missing(writer.bookmark)
         self._gap = (

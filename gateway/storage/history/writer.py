@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from gateway.storage.history.copyrows import (
 )
 from gateway.storage.history.dialect import HOUR_US, Connection, Native, Timescale
 from gateway.storage.history.reader import Slice, Transition
+from gateway.storage.history.schema import reason
 
 DURABLE_EVERY_S: Final = 1.0
 DATA_CLASSES: Final = frozenset({"22", "23", "54"})  # SQLSTATE: data exception, integrity violation, limit exceeded
@@ -71,7 +72,8 @@ class HistoryWriter:
         connection.execute("INSERT INTO site (name) VALUES (%s) ON CONFLICT (name) DO NOTHING", (site,))
         row = connection.execute("SELECT id, bookmark FROM site WHERE name = %s", (site,)).fetchone()
         assert row is not None
-        self._site_id, self.bookmark = int(str(row[0])), int(str(row[1]))
+        self._site_id: int = row[0]
+        self.bookmark: int = row[1]
         self.durable = 0  # what the journal may forget: known to be on PostgreSQL's disk
         self._durable_at_s = 0.0
         self._packer = RowPacker(self._site_id)
@@ -175,7 +177,7 @@ class HistoryWriter:
                 self._insert_carefully(table, columns, rows[half:], refused)
                 return
             seq = seq_of_observation(rows[0]) if table == "observation" else seq_of_signal(rows[0])
-            refused.append((seq, seq, f"{table}: {error.diag.message_primary or error}"))
+            refused.append((seq, seq, f"{table}: {reason(error)}"))
 
     def _write_transition(self, transition: Transition, refused: list[tuple[int, int, str]], *, careful: bool) -> None:
         try:
@@ -184,7 +186,7 @@ class HistoryWriter:
         except psycopg.Error as error:
             if not careful or not is_data_error(error) or self._connection.broken:
                 raise
-            refused.append((transition.seq, transition.seq, f"transition: {error.diag.message_primary or error}"))
+            refused.append((transition.seq, transition.seq, f"transition: {reason(error)}"))
 
     def _upsert(self, transition: Transition) -> None:
         body = transition.body
@@ -256,9 +258,3 @@ def _time(value: Any) -> datetime | None:
         at = datetime.fromisoformat(value)
         return at if at.tzinfo is not None else None
     return None
-
-
-def iterate_refused(connection: Connection) -> Iterator[tuple[int, int, str]]:
-    """What was left out so far: first and last sequence number, and why."""
-    for first, last, why in connection.execute("SELECT first_seq, last_seq, reason FROM refused ORDER BY first_seq"):
-        yield int(str(first)), int(str(last)), str(why)
