@@ -37,7 +37,7 @@ class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all parts: immutable, by keyword, and a misspelt key is an error."""
 
 
-class Window(_Part, frozen=True):
+class Window(_Part, frozen=True, kw_only=True):
     """A span of local time on some weekdays.
 
     It runs over midnight when ``until <= start``; the day is that of its start.
@@ -48,18 +48,18 @@ class Window(_Part, frozen=True):
     days: tuple[Weekday, ...] = ALL_DAYS
 
 
-class Schedule(_Part, frozen=True):
+class Schedule(_Part, frozen=True, kw_only=True):
     """When something is in force: in any of its windows, at the person's local time."""
 
     windows: tuple[Window, ...] = (Window(),)
 
 
-class Circle(_Part, frozen=True, tag="Circle", tag_field="type"):
+class Circle(_Part, frozen=True, kw_only=True, tag="Circle", tag_field="type"):
     center: LonLat
     radius_m: Annotated[float, Meta(gt=0, le=50_000)]
 
 
-class Polygon(_Part, frozen=True, tag="Polygon", tag_field="type"):
+class Polygon(_Part, frozen=True, kw_only=True, tag="Polygon", tag_field="type"):
     """A GeoJSON polygon: the outer ring, then holes; each ring closed and of at least four points."""
 
     coordinates: Annotated[
@@ -68,7 +68,7 @@ class Polygon(_Part, frozen=True, tag="Polygon", tag_field="type"):
     ]
 
 
-class Corridor(_Part, frozen=True, tag="LineString", tag_field="type"):
+class Corridor(_Part, frozen=True, kw_only=True, tag="LineString", tag_field="type"):
     """A way and the ground within ``width_m`` / 2 on each side of it."""
 
     coordinates: Annotated[tuple[LonLat, ...], Meta(min_length=2, max_length=1000)]
@@ -78,7 +78,7 @@ class Corridor(_Part, frozen=True, tag="LineString", tag_field="type"):
 Shape = Circle | Polygon | Corridor
 
 
-class Fence(_Part, frozen=True):
+class Fence(_Part, frozen=True, kw_only=True):
     """An area that a person is to stay in (``home``, ``allowed``) or out of (``forbidden``).
 
     The person may be in any of the home and allowed areas that are in force. A fence without consent does nothing
@@ -101,7 +101,7 @@ class Fence(_Part, frozen=True):
     version: int = 1
 
 
-class ThresholdOverride(_Part, frozen=True):
+class ThresholdOverride(_Part, frozen=True, kw_only=True):
     """Limits of one metric for one person. A side that is absent keeps the default; null switches that side off."""
 
     metric: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -113,7 +113,7 @@ class ThresholdOverride(_Part, frozen=True):
     version: int = 1
 
 
-class MeasurementDue(_Part, frozen=True, tag="measurement", tag_field="type"):
+class MeasurementDue(_Part, frozen=True, kw_only=True, tag="measurement", tag_field="type"):
     """A measurement of ``metric`` is due between ``start`` and ``by``; ``grace_minutes`` later it is missing."""
 
     expectation_id: Name
@@ -124,7 +124,7 @@ class MeasurementDue(_Part, frozen=True, tag="measurement", tag_field="type"):
     grace_minutes: Annotated[int, Meta(ge=0, le=1_440)] = 60
 
 
-class CheckInDue(_Part, frozen=True, tag="check_in", tag_field="type"):
+class CheckInDue(_Part, frozen=True, kw_only=True, tag="check_in", tag_field="type"):
     """An "I'm OK" (signal ``im_ok`` or ``check_in``) is due between ``start`` and ``by``."""
 
     expectation_id: Name
@@ -134,7 +134,7 @@ class CheckInDue(_Part, frozen=True, tag="check_in", tag_field="type"):
     grace_minutes: Annotated[int, Meta(ge=0, le=1_440)] = 0
 
 
-class MotionExpected(_Part, frozen=True, tag="motion", tag_field="type"):
+class MotionExpected(_Part, frozen=True, kw_only=True, tag="motion", tag_field="type"):
     """While ``schedule`` is in force, a sign of activity is expected at least every ``within_minutes``."""
 
     expectation_id: Name
@@ -145,7 +145,7 @@ class MotionExpected(_Part, frozen=True, tag="motion", tag_field="type"):
 Expectation = MeasurementDue | CheckInDue | MotionExpected
 
 
-class CarePlan(_Part, frozen=True):
+class CarePlan(_Part, frozen=True, kw_only=True):
     """What is agreed for one person.
 
     ``timezone`` is an IANA name, "" the site's. ``conditions`` choose variants of the default thresholds; those that
@@ -163,7 +163,7 @@ class CarePlan(_Part, frozen=True):
     version: int = 1
 
 
-class DeviceCare(_Part, frozen=True):
+class DeviceCare(_Part, frozen=True, kw_only=True):
     """How one device is supervised; mostly from its profile.
 
     ``heartbeat_s`` is how often it says something on its own, 0 when it speaks only when used: then nothing is said

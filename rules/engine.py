@@ -1,0 +1,579 @@
+"""Drives the machines: every committed record, every wake-up that is due, their states out to disk and back.
+
+The hot path asks one question of a record: is it ordinary, that is, would no machine change its state for it? Only the
+others are stepped. Machines say themselves what is ordinary (``Rule.quiet``), so this is an index, not a second judge.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from gateway.care import CarePlan, DeviceCare
+from gateway.clock import US_PER_S
+from gateway.model import Committed, Effect, Raise, Reading, Record, Severity
+from rules import timing
+from rules.compile import Compiler
+from rules.kinds.absence import SilenceRule
+from rules.kinds.signal import EMERGENCY_RULE_VERSION, emergencies, emergencies_ended
+from rules.loader import RuleSet
+from rules.machine import EVERYTHING, MINUTE_US, Interval, Observed, Rule, Tick, last_known
+from rules.runtime import DEVICE_ROW, PLAN_WAKE, Device, Person, Slot
+
+_log = structlog.get_logger("rules")
+
+SETTLE_US: Final = 2 * US_PER_S
+"""Wake-ups wait so long behind the clock, so that records received before them, but still on their way into the
+journal, are judged first, as a replay would judge them."""
+LANE_GAP_US: Final = 10 * MINUTE_US
+"""Late records of a device that follow each other within this are one upload."""
+_LATE: Final = "/late"
+_NEVER: Final = 1 << 62
+
+
+class PeopleView(Protocol):
+    """What rules ask of the registry. In memory and synchronous; the engine is told of changes by ``reload``."""
+
+    def plan(self, person_id: str) -> CarePlan | None: ...
+
+    def device_care(self, device_id: str) -> DeviceCare | None:
+        """How a known device is supervised; None for one that the registry does not know."""
+        ...
+
+    def plans(self) -> Iterable[CarePlan]:
+        """Every plan that has expectations (others may be left out)."""
+        ...
+
+
+class RulesEngine:
+    """All rules of a site. Not thread-safe; never raises from ``observe`` and ``tick``."""
+
+    def __init__(
+        self, rules: RuleSet, people: PeopleView, site_timezone: str = "Asia/Shanghai", *, settle_us: int = SETTLE_US
+    ) -> None:
+        self._people = people
+        self._site_timezone = site_timezone
+        self._compiler = Compiler(rules, site_timezone)
+        self._settle_us = settle_us
+        self._devices: dict[str, Device] = {}
+        self._persons: dict[str, Person] = {}
+        self._slots: dict[tuple[str, str], Slot] = {}
+        self._heap: list[tuple[int, str, str]] = []
+        self._next_us = _NEVER
+        self._armed = False
+        self._hold_until_us = 0
+        self._changed: set[tuple[str, str]] = set()
+        self._told: set[str] = set()
+        self._saved_at_us = 0
+        self.failures: Counter[str] = Counter()
+        """How often each rule has failed, by id; for the metric."""
+        self.slow_records = 0
+        """Records that some machine had to look at."""
+
+    # ---- stimuli -------------------------------------------------------------------------------------------------
+
+    def observe(self, committed: Committed) -> list[Effect]:  # noqa: PLR0912  one loop, for speed: calls cost here
+        """Judge records in order; wake-ups due before a record's reception are fired before it."""
+        effects: list[Effect] = []
+        devices = self._devices
+        seq = committed.first_seq - 1
+        for record in committed.records:
+            seq += 1
+            now_us = record.received_at_us
+            if now_us >= self._next_us or not self._armed:
+                effects += self._fire(now_us)
+            try:
+                reading = record.reading
+                device = devices.get(record.device_id)
+                if (
+                    reading is not None
+                    and device is not None
+                    and device.calm
+                    and not reading.signals
+                    and not reading.stored
+                    and record.verified
+                    and -timing.AHEAD_US <= now_us - reading.observed_at_us <= timing.LATE_US
+                    and device.person_id == record.person_id
+                ):
+                    quick = device.quick
+                    for metric, value in reading.measurements.items():
+                        interval = quick.get(metric)
+                        if interval is not None:
+                            low, high, until = interval
+                            if not (low < value < high and now_us < until):
+                                break
+                    else:
+                        fix = reading.position
+                        if fix is None or not fix.valid:
+                            device.heard_us = now_us
+                            continue
+                        latitude, longitude = fix.latitude, fix.longitude
+                        for inside, south, north, west, east in device.boxes:
+                            if (south < latitude < north and west < longitude < east) is not inside:
+                                break
+                        else:
+                            if latitude or longitude:
+                                device.heard_us = device.fix_at_us = now_us
+                                device.fix = fix
+                                continue
+            except Exception:  # noqa: BLE001  a value of a strange type is not ordinary; the long way knows more
+                self._failed("engine", record.device_id)
+            self.slow_records += 1
+            effects += self._judge(seq, record)
+        return effects
+
+    def tick(self, now_us: int) -> list[Effect]:
+        """Fire the wake-ups that are due and settled.
+
+        Call it when ``next_wake_us`` has come, and never with a time beyond the reception of a record that is not yet
+        committed by more than two seconds: then a replay would find another order.
+        """
+        return self._fire(now_us - self._settle_us)
+
+    def next_wake_us(self) -> int | None:
+        """When ``tick`` next has something to do."""
+        return None if self._next_us == _NEVER else self._next_us + self._settle_us
+
+    def resume(self, now_us: int) -> None:
+        """The gateway was away until now: silence meanwhile means nothing, so judge it ten minutes from here at the
+        earliest. Call it once, after ``restore`` and the refold of the journal, before the first ``tick``.
+        """
+        self._hold_until_us = now_us + LANE_GAP_US
+
+    def reload(self, rules: RuleSet | None = None, now_us: int | None = None) -> None:
+        """Persons, devices or rules changed. States stay with the rules (by id) and persons that are still there."""
+        if rules is not None:
+            self._compiler = Compiler(rules, self._site_timezone)
+        for device in self._devices.values():
+            device.person = None
+            device.calm = False
+        self._persons.clear()
+        if self._armed and now_us is not None:
+            self._arm_safely(now_us, anew=True)
+
+    # ---- states --------------------------------------------------------------------------------------------------
+
+    def dirty(self) -> list[tuple[str, str, bytes | None]]:
+        """States that changed since the last call, as rows of ``rule_state``; None where the row is to go."""
+        rows: list[tuple[str, str, bytes | None]] = []
+        for key in sorted(self._changed):
+            slot = self._slots.get(key)
+            rows.append((*key, slot.to_bytes() if slot is not None else None))
+        self._changed.clear()
+        for device in self._devices.values():
+            if device.saved_us != device.heard_us:
+                device.saved_us = device.heard_us
+                rows.append((DEVICE_ROW, device.device_id, device.to_bytes()))
+        return rows
+
+    def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
+        """Take states back, before the first stimulus. A row that cannot be read is logged and starts afresh."""
+        for rule_id, subject, data in rows:
+            try:
+                if rule_id == DEVICE_ROW:
+                    self._devices[subject] = Device.from_bytes(subject, data)
+                    continue
+                slot = Slot.from_bytes(data)
+            except (msgspec.DecodeError, ValueError) as error:
+                _log.error("rule state unreadable, starting afresh", rule=rule_id, subject=subject, error=str(error))
+                continue
+            self._slots[rule_id, subject] = slot
+            if slot.wake_us is not None:
+                self._push(slot.wake_us, rule_id, subject)
+
+    # ---- records that matter -------------------------------------------------------------------------------------
+
+    def _judge(self, seq: int, record: Record) -> list[Effect]:
+        """Everything but the ordinary. Emergencies come first and depend on nothing that follows."""
+        verified = record.verified and record.device_id != ""
+        known = self._devices.get(record.device_id) if verified else None
+        reading = record.reading
+        effects: list[Effect] = []
+        when = timing.Timing(late=False, at_us=record.received_at_us, occurred_at_us=record.received_at_us)
+        if reading is not None:
+            when = timing.judge(
+                record.received_at_us,
+                reading.observed_at_us,
+                stored=reading.stored,
+                known_lag_us=known.lag_us if known else None,
+                known_lag_at_us=known.lag_at_us if known else 0,
+            )
+            effects = emergencies(
+                seq,
+                record,
+                late=when.late,
+                occurred_at_us=when.occurred_at_us,
+                verified=verified,
+                last_fix=last_known(known.fix) if known else None,
+            )
+        try:
+            if verified:
+                effects += self._judge_known(seq, record, when)
+            elif reading is not None and reading.signals.get("service_call"):
+                effects.append(_unverified_call(seq, record, when))
+        except Exception:  # noqa: BLE001  nothing about one record may keep the next from being judged
+            self._failed("engine", record.device_id)
+        return effects
+
+    def _judge_known(self, seq: int, record: Record, when: timing.Timing) -> list[Effect]:
+        device = self._device(record.device_id, record.person_id, record.received_at_us)
+        person = device.person
+        reading = record.reading
+        now_us = record.received_at_us
+        effects: list[Effect] = []
+        if reading is not None and person is not None:
+            effects += emergencies_ended(seq, record, when.at_us)
+            observed = Observed(
+                at_us=when.at_us,
+                subject="",
+                person_id=record.person_id,
+                device_id=record.device_id,
+                heard_us=device.heard_us,
+                fix=device.fix,
+                fix_at_us=device.fix_at_us,
+                seq=seq,
+                received_at_us=now_us,
+                occurred_at_us=when.occurred_at_us,
+                reading=reading,
+                late=when.late,
+            )
+            touched = self._concerned(device, person, observed)
+            for rule in touched:
+                self._step_observed(rule, person, device, observed, effects)
+            fix = reading.position
+            if not when.late and fix is not None and fix.valid and (fix.latitude or fix.longitude):
+                device.fix, device.fix_at_us = fix, now_us
+        device.heard_us = now_us
+        if when.lag_us is not None:
+            device.lag_us, device.lag_at_us = when.lag_us, now_us
+        if device.silence is not None and person is not None:
+            heard = Observed(
+                at_us=now_us, subject="", person_id=record.person_id, device_id=record.device_id, heard_us=now_us,
+                fix=device.fix, seq=seq, received_at_us=now_us, occurred_at_us=now_us, reading=_NO_READING,
+            )  # fmt: skip
+            self._step_observed(device.silence, person, device, heard, effects)
+        device.calm = person is not None
+        if reading is not None and person is not None:
+            self._index(person, reading.measurements)
+            self._index_places(device, person)
+        return effects
+
+    def _concerned(self, device: Device, person: Person, observed: Observed) -> list[Rule[Any]]:
+        """The machines that a reading is for, each once, in the order of the rule set."""
+        reading = observed.reading
+        found: dict[int, Rule[Any]] = {}
+        for signal in reading.signals:
+            for rule in person.by_signal.get(signal, ()):
+                found[id(rule)] = rule
+        for metric in reading.measurements:
+            for rule in device.by_metric.get(metric, ()):
+                found[id(rule)] = rule
+        if reading.position is not None and person.area is not None:
+            found[id(person.area)] = person.area
+        return list(found.values())
+
+    def _step_observed(
+        self, rule: Rule[Any], person: Person, device: Device, observed: Observed, effects: list[Effect]
+    ) -> None:
+        if observed.late and rule.on_late == "skip":
+            return
+        subject = _subject(rule, person, device)
+        if observed.late and rule.on_late == "lane":
+            self._step_lane(rule, subject + _LATE, observed, effects)
+            return
+        slot = self._slots.get((rule.rule_id, subject))
+        try:
+            state = rule.initial() if slot is None else slot.state_of(rule)
+            step = rule.step(state, replace(observed, subject=subject))
+        except Exception:  # noqa: BLE001  one rule may not keep the others from judging
+            self._failed(rule.rule_id, subject)
+            return
+        effects += step.effects
+        if (
+            step.state != state
+            or slot is None
+            or slot.wake_us != step.wake_at_us
+            or slot.person_id != observed.person_id
+        ):
+            self._keep(rule, subject, slot, step.state, step.wake_at_us, observed.person_id, observed.device_id)
+
+    def _keep(
+        self,
+        rule: Rule[Any],
+        subject: str,
+        slot: Slot | None,
+        state: Any,
+        wake_us: int | None,
+        person_id: str,
+        device_id: str,
+    ) -> None:
+        key = (rule.rule_id, subject)
+        if wake_us is None and state == rule.initial():
+            if slot is not None:
+                del self._slots[key]
+                self._changed.add(key)
+            return
+        if slot is None:
+            slot = self._slots[key] = Slot()
+        slot.person_id, slot.device_id, slot.state = person_id, device_id, state
+        if wake_us is not None and wake_us != slot.wake_us:
+            self._push(wake_us, *key)
+        slot.wake_us = wake_us
+        self._changed.add(key)
+
+    def _step_lane(self, rule: Rule[Any], subject: str, observed: Observed, effects: list[Effect]) -> None:
+        """Late records have a state of their own for as long as one upload lasts; it tells each kind once."""
+        key = (rule.rule_id, subject)
+        slot = self._slots.get(key)
+        try:
+            fresh = slot is None
+            state = rule.initial() if slot is None else slot.state_of(rule)
+            step = rule.step(state, replace(observed, subject=subject, fix=None))
+        except Exception:  # noqa: BLE001  one rule may not keep the others from judging
+            self._failed(rule.rule_id, subject)
+            return
+        if slot is None:
+            if step.state == rule.initial() and not step.effects:
+                return
+            slot = self._slots[key] = Slot()
+        slot.person_id, slot.device_id, slot.state = observed.person_id, observed.device_id, step.state
+        slot.inner_wake_us, slot.touched_us = step.wake_at_us, observed.received_at_us
+        if fresh:
+            slot.wake_us = observed.received_at_us + LANE_GAP_US
+            self._push(slot.wake_us, *key)
+        self._changed.add(key)
+        effects += _late(slot, step.effects)
+
+    # ---- wake-ups ------------------------------------------------------------------------------------------------
+
+    def _fire(self, until_us: int) -> list[Effect]:
+        if not self._armed:
+            self._armed = True
+            self._arm_safely(until_us, anew=False)
+        effects: list[Effect] = []
+        heap = self._heap
+        while heap and heap[0][0] <= until_us:
+            wake_us, rule_id, subject = heapq.heappop(heap)
+            try:
+                effects += self._wake(wake_us, rule_id, subject)
+            except Exception:  # noqa: BLE001  one wake-up may not keep the others from firing
+                self._failed(rule_id, subject)
+        self._next_us = heap[0][0] if heap else _NEVER
+        return effects
+
+    def _wake(self, wake_us: int, rule_id: str, subject: str) -> Sequence[Effect]:
+        if rule_id == PLAN_WAKE:
+            self._renew(subject, wake_us)
+            return ()
+        key = (rule_id, subject)
+        slot = self._slots.get(key)
+        if slot is None or slot.wake_us != wake_us:
+            return ()
+        if subject.endswith(_LATE):
+            return self._end_lane(key, slot, wake_us)
+        slot.wake_us = None
+        self._changed.add(key)
+        device = self._device_of(slot, wake_us)
+        person = self._person(slot.person_id, slot.device_id, wake_us)
+        rule = self._rule(rule_id, person, device)
+        if rule is None:  # it is no longer in the rule set, or no longer agreed for this person
+            del self._slots[key]
+            return ()
+        if rule.held_after_outage and wake_us < self._hold_until_us:
+            slot.wake_us = self._hold_until_us
+            self._push(slot.wake_us, *key)
+            return ()
+        tick = Tick(
+            at_us=wake_us,
+            subject=subject,
+            person_id=slot.person_id,
+            device_id=slot.device_id,
+            heard_us=device.heard_us if device else 0,
+            fix=device.fix if device else None,
+            fix_at_us=device.fix_at_us if device else 0,
+        )
+        step = rule.step(slot.state_of(rule), tick)
+        self._keep(rule, subject, slot, step.state, step.wake_at_us, slot.person_id, slot.device_id)
+        self._index(person, rule.metrics)
+        if device is not None:
+            device.calm = device.calm and not (isinstance(rule, SilenceRule) and step.effects)
+            if rule.positions:
+                self._index_places(device, person)
+        return step.effects
+
+    def _end_lane(self, key: tuple[str, str], slot: Slot, wake_us: int) -> Sequence[Effect]:
+        """When an upload has ended, what still waited for another reading in it is told."""
+        if wake_us < slot.touched_us + LANE_GAP_US:
+            slot.wake_us = slot.touched_us + LANE_GAP_US
+            self._push(slot.wake_us, *key)
+            return ()
+        del self._slots[key]
+        self._changed.add(key)
+        person = self._person(slot.person_id, slot.device_id, wake_us)
+        rule = self._rule(key[0], person, None)
+        if rule is None or slot.inner_wake_us is None or slot.inner_wake_us > wake_us:
+            return ()
+        tick = Tick(at_us=slot.inner_wake_us, subject=key[1], person_id=slot.person_id, device_id=slot.device_id)
+        effects = rule.step(slot.state_of(rule), tick).effects
+        told = [replace(effect, received_at_us=wake_us) if isinstance(effect, Raise) else effect for effect in effects]
+        return _late(slot, told)
+
+    def _push(self, wake_us: int, rule_id: str, subject: str) -> None:
+        heapq.heappush(self._heap, (wake_us, rule_id, subject))
+        self._next_us = min(self._next_us, wake_us)
+
+    def _arm_safely(self, now_us: int, *, anew: bool) -> None:
+        try:
+            self._arm(now_us, anew=anew)
+        except Exception:  # noqa: BLE001  without timers of absence everything else must still be judged
+            self._failed("expectations", "")
+
+    def _arm(self, now_us: int, *, anew: bool) -> None:
+        """Set the first wake-up of expectations, which must be noticed even if nothing ever comes."""
+        for plan in self._people.plans():
+            if not plan.expectations:
+                continue
+            person = self._person(plan.person_id, "", now_us)
+            for rule in person.rules.values():
+                if rule.subject != "person":
+                    continue
+                slot = self._slots.get((rule.rule_id, person.subject))
+                if slot is not None and not anew:
+                    continue
+                state = rule.initial() if slot is None else slot.state_of(rule)
+                wake_us = rule.first_wake_us(state, now_us)
+                if wake_us is not None:
+                    device_id = slot.device_id if slot else ""
+                    self._keep(rule, person.subject, slot, state, wake_us, plan.person_id, device_id)
+
+    def _renew(self, person_key: str, now_us: int) -> None:
+        """A validity began or ended: make the person's machines anew."""
+        person = self._persons.pop(person_key, None)
+        if person is None or person.until_us != now_us:
+            if person is not None:
+                self._persons[person_key] = person
+            return
+        for device in person.devices:
+            device.person = None
+            device.calm = False
+        self._person(person.person_id, person.subject.removeprefix("device:"), now_us)
+
+    # ---- who is who ----------------------------------------------------------------------------------------------
+
+    def _device(self, device_id: str, person_id: str, now_us: int) -> Device:
+        device = self._devices.get(device_id)
+        if device is None:
+            device = self._devices[device_id] = Device(device_id)
+        if device.person is None or device.person_id != person_id:
+            if device.person is not None:
+                device.person.devices.remove(device)
+            person = self._person(person_id, device_id, now_us)
+            care = self._people.device_care(device_id) or DeviceCare(device_id=device_id)
+            device.settle(person, self._compiler.device(care, person.plan))
+            self._index(person, device.by_metric)
+            self._index_places(device, person)
+        return device
+
+    def _device_of(self, slot: Slot, now_us: int) -> Device | None:
+        """The device that a state speaks of; None when it has none or the device belongs to somebody else by now."""
+        if not slot.device_id:
+            return None
+        device = self._devices.get(slot.device_id)
+        if device is None or device.person is None:
+            return self._device(slot.device_id, slot.person_id, now_us)
+        return device if device.person_id == slot.person_id else None
+
+    def _person(self, person_id: str, device_id: str, now_us: int) -> Person:
+        """The machines of a person; of the device alone where it belongs to nobody."""
+        key = person_id or f"device:{device_id}"
+        person = self._persons.get(key)
+        if person is None:
+            plan = (self._people.plan(person_id) if person_id else None) or CarePlan(person_id=person_id)
+            compiled = self._compiler.person(plan, now_us)
+            person = self._persons[key] = Person(person_id, key, plan, compiled)
+            if compiled.until_us is not None:
+                self._push(compiled.until_us, PLAN_WAKE, key)
+        return person
+
+    def _rule(self, rule_id: str, person: Person, device: Device | None) -> Rule[Any] | None:
+        found = person.rules.get(rule_id)
+        return found or (device.rules.get(rule_id) if device is not None else None)
+
+    # ---- the index of the ordinary -------------------------------------------------------------------------------
+
+    def _index(self, person: Person, metrics: Iterable[str]) -> None:
+        """Note anew which values of these metrics are ordinary for the person's devices."""
+        for device in person.devices:
+            for metric in metrics:
+                rules = device.by_metric.get(metric)
+                if rules:
+                    device.quick[metric] = self._ordinary(rules, metric, person, device)
+
+    def _ordinary(self, rules: Sequence[Rule[Any]], metric: str, person: Person, device: Device) -> Interval:
+        low, high, until = EVERYTHING
+        for rule in rules:
+            slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
+            a, b, c = rule.quiet(rule.initial() if slot is None else slot.state_of(rule), metric)
+            low, high, until = max(low, a), min(high, b), min(until, c)
+        return low, high, until
+
+    def _index_places(self, device: Device, person: Person) -> None:
+        rule = person.area
+        if rule is None:
+            device.boxes = ()
+            return
+        slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
+        device.boxes = rule.quiet_boxes(rule.initial() if slot is None else slot.state_of(rule))
+
+    def _failed(self, rule_id: str, subject: str) -> None:
+        self.failures[rule_id] += 1
+        if rule_id not in self._told:
+            self._told.add(rule_id)
+            _log.exception("rule failed; it is skipped where it fails, the others go on", rule=rule_id, subject=subject)
+
+
+_NO_READING: Final = Reading(observed_at_us=0)
+
+
+def _subject(rule: Rule[Any], person: Person, device: Device) -> str:
+    if rule.subject == "person":
+        return person.subject
+    if rule.subject == "device":
+        return device.device_id
+    return f"{person.subject}/{device.device_id}"
+
+
+def _late(slot: Slot, effects: Sequence[Effect]) -> list[Effect]:
+    """Of what a machine said about late records: each kind once per upload, again only when it gets more severe."""
+    told: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, Raise) and effect.severity < slot.told.get(effect.kind, Severity.P4 + 1):
+            slot.told[effect.kind] = int(effect.severity)
+            told.append(replace(effect, late=True))
+    return told
+
+
+def _unverified_call(seq: int, record: Record, when: timing.Timing) -> Raise:
+    """A call for a service from nobody known: shown, below what a known device would get."""
+    return Raise(
+        effect_id=f"r{seq}:service-call:service_call",
+        kind="service_call",
+        severity=Severity.P3,
+        person_id=record.person_id,
+        device_id=record.device_id,
+        seq=seq,
+        occurred_at_us=when.occurred_at_us,
+        received_at_us=record.received_at_us,
+        rule_id="service-call",
+        rule_version=EMERGENCY_RULE_VERSION,
+        evidence={"signal": "service_call"},
+        late=when.late,
+        verified=False,
+        position=record.reading.position if record.reading else None,
+    )

@@ -1,0 +1,168 @@
+"""What the engine keeps in memory of persons, devices and states, and how it looks on disk."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.care import CarePlan
+from gateway.model import Position
+from rules.compile import Compiled
+from rules.kinds.absence import SilenceRule
+from rules.kinds.geofence import AreaRule, Box
+from rules.machine import Interval, Rule
+
+DEVICE_ROW: Final = "~device"
+"""Rows under this name hold what devices said last; they are no rule's."""
+PLAN_WAKE: Final = "~plan"
+
+
+class _SlotRow(Struct, array_like=True):
+    person_id: str
+    device_id: str
+    wake_us: int | None
+    inner_wake_us: int | None
+    touched_us: int
+    told: dict[str, int]
+    state: msgspec.Raw
+
+
+class Slot:
+    """The state of one machine for one subject, and its wake-up.
+
+    ``told`` and ``inner_wake_us`` are for uploads of late records: the severity told per kind, and the machine's own
+    wake-up in the time of the records.
+    """
+
+    __slots__ = ("device_id", "inner_wake_us", "person_id", "raw", "state", "told", "touched_us", "wake_us")
+
+    def __init__(self) -> None:
+        self.person_id = ""
+        self.device_id = ""
+        self.wake_us: int | None = None
+        self.inner_wake_us: int | None = None
+        self.touched_us = 0
+        self.told: dict[str, int] = {}
+        self.state: Any = None
+        self.raw: bytes | None = None
+
+    def state_of(self, rule: Rule[Any]) -> Any:
+        """The state; raises msgspec.DecodeError once when what was restored is not a state of this rule."""
+        if self.raw is not None:
+            raw, self.raw, self.state = self.raw, None, rule.initial()
+            self.state = msgspec.msgpack.decode(raw, type=rule.state_type)
+        return self.state
+
+    def to_bytes(self) -> bytes:
+        state = msgspec.Raw(self.raw if self.raw is not None else msgspec.msgpack.encode(self.state))
+        return msgspec.msgpack.encode(
+            _SlotRow(
+                self.person_id, self.device_id, self.wake_us, self.inner_wake_us, self.touched_us, self.told, state
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Slot:
+        row = msgspec.msgpack.decode(data, type=_SlotRow)
+        slot = cls()
+        slot.person_id, slot.device_id, slot.wake_us = row.person_id, row.device_id, row.wake_us
+        slot.inner_wake_us, slot.touched_us, slot.told = row.inner_wake_us, row.touched_us, row.told
+        slot.raw = bytes(row.state)
+        return slot
+
+
+class Person:
+    """The machines of a person, and where they are wanted. ``subject`` names the person's states."""
+
+    __slots__ = ("area", "by_metric", "by_signal", "devices", "person_id", "plan", "rules", "subject", "until_us")
+
+    def __init__(self, person_id: str, subject: str, plan: CarePlan, compiled: Compiled) -> None:
+        self.person_id = person_id
+        self.subject = subject
+        self.plan = plan
+        self.until_us = compiled.until_us
+        self.devices: list[Device] = []
+        self.rules: dict[str, Rule[Any]] = {rule.rule_id: rule for rule in compiled.rules}
+        self.area: AreaRule | None = None
+        self.by_metric: dict[str, list[Rule[Any]]] = {}
+        self.by_signal: dict[str, list[Rule[Any]]] = {}
+        for rule in compiled.rules:
+            for metric in rule.metrics:
+                self.by_metric.setdefault(metric, []).append(rule)
+            for signal in rule.signals:
+                self.by_signal.setdefault(signal, []).append(rule)
+            if isinstance(rule, AreaRule):
+                self.area = rule
+
+
+class _DeviceRow(Struct, array_like=True):
+    person_id: str
+    heard_us: int
+    fix_at_us: int
+    fix: Position | None = None
+    lag_us: int | None = None
+    lag_at_us: int = 0
+
+
+class Device:
+    """What a device said last, and what is ordinary for it: ``quick`` per metric, ``boxes`` for its place.
+
+    ``calm`` is False while its next record must be looked at, whatever it says. A box is (inside, south, north, west,
+    east): an ordinary position lies within it, or outside when ``inside`` is False.
+    """
+
+    __slots__ = (
+        "boxes", "by_metric", "calm", "device_id", "fix", "fix_at_us", "heard_us", "lag_at_us", "lag_us", "person",
+        "person_id", "quick", "rules", "saved_us", "silence",
+    )  # fmt: skip
+
+    def __init__(self, device_id: str) -> None:
+        self.device_id = device_id
+        self.person_id = ""
+        self.person: Person | None = None
+        self.calm = False
+        self.quick: dict[str, Interval] = {}
+        self.boxes: tuple[Box, ...] = ()
+        self.rules: dict[str, Rule[Any]] = {}
+        self.by_metric: dict[str, list[Rule[Any]]] = {}
+        self.silence: SilenceRule | None = None
+        self.heard_us = 0
+        self.saved_us = 0
+        self.fix: Position | None = None
+        self.fix_at_us = 0
+        self.lag_us: int | None = None
+        self.lag_at_us = 0
+
+    def settle(self, person: Person, rules: tuple[Rule[Any], ...]) -> None:
+        """Belong to a person, with the machines of this device."""
+        if self.person_id != person.person_id:
+            self.fix, self.fix_at_us = None, 0
+        self.person, self.person_id = person, person.person_id
+        person.devices.append(self)
+        self.rules = {rule.rule_id: rule for rule in rules}
+        self.silence = next((rule for rule in rules if isinstance(rule, SilenceRule)), None)
+        self.by_metric = {metric: list(found) for metric, found in person.by_metric.items()}
+        for rule in rules:
+            for metric in rule.metrics:
+                self.by_metric.setdefault(metric, []).append(rule)
+        self.quick = {}
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode(
+            _DeviceRow(self.person_id, self.heard_us, self.fix_at_us, self.fix, self.lag_us, self.lag_at_us)
+        )
+
+    @classmethod
+    def from_bytes(cls, device_id: str, data: bytes) -> Device:
+        row = msgspec.msgpack.decode(data, type=_DeviceRow)
+        device = cls(device_id)
+        device.person_id, device.heard_us, device.saved_us = row.person_id, row.heard_us, row.heard_us
+        device.fix, device.fix_at_us, device.lag_us, device.lag_at_us = (
+            row.fix,
+            row.fix_at_us,
+            row.lag_us,
+            row.lag_at_us,
+        )
+        return device
