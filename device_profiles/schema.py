@@ -26,7 +26,8 @@ _PATH: Final = re.compile(r"[^.\[\]]+(?:\[\])*(?:\.[^.\[\]]+(?:\[\])*)*")
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean "..."?`` or a list of what is known."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    longer = [known_name for known_name in names if name and known_name.startswith(name)]
+    close = longer or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f'; did you mean "{close[0]}"?' if close else f"; known here: {', '.join(names)}"
 
 

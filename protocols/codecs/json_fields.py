@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
+
+from msgspec import DecodeError
+from msgspec.json import Decoder
 
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.codecs.tolerant_json import MAX_BAD_ELEMENTS, Faults, check_size, clean, kind, load
+
+_decode: Final = Decoder().decode
 
 
 class JsonFieldsCodec:
@@ -22,7 +27,11 @@ class JsonFieldsCodec:
         bits, nests deeper than 16, half surrogate pairs); each of those is a fault with its path.
         """
         check_size(frame.payload)
-        value, faults = load(frame.payload)
+        faults: list[str] = []
+        try:
+            value = _decode(frame.payload)
+        except (DecodeError, UnicodeDecodeError, RecursionError):
+            value, faults = load(frame.payload)
         if isinstance(value, dict):
             return [_report(frame, value, Faults("", faults))]
         if not isinstance(value, list):
