@@ -179,7 +179,8 @@ class HistoryQueries(Protocol):
 class HealthPart(Protocol):
     """Something that /readyz lists."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def state(self) -> tuple[bool, str]:
         """Whether it works, and a word or sentence on it. ``required`` parts that do not work make /readyz fail."""

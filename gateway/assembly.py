@@ -1,0 +1,249 @@
+"""Plugs the parts together. The one place that knows them all; it starts nothing."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any, Final
+
+import apsw
+
+from alerts.channels.order_api import OrderApi
+from alerts.desk import Desk
+from alerts.orders import DestinationWatch, OrderHandler
+from alerts.outbox import Outbox
+from alerts.policy import Policy
+from alerts.service import AlertService
+from device_profiles.loader import Profiles, load_profiles
+from gateway.api.app import build_app
+from gateway.api.server import ApiServer
+from gateway.api.services import Services
+from gateway.care import DeviceCare
+from gateway.clock import Clock
+from gateway.config import Settings
+from gateway.errors import ConfigError, StorageBrokenError
+from gateway.health import Health, HostLoad, LoopLag
+from gateway.housekeeping import Housekeeping
+from gateway.ingest import JournalIngest
+from gateway.judge import Judge
+from gateway.live import LiveReadings
+from gateway.metrics import Histogram, Metrics
+from gateway.registry.directory import Registry
+from gateway.registry.people import order_details
+from gateway.registry.unknown import UnknownDevices
+from gateway.storage.database import FILE_NAME
+from gateway.storage.dedup import Marks
+from gateway.storage.embedded import EmbeddedPostgres
+from gateway.storage.feed import JournalFeed
+from gateway.storage.history.process import HistoryProcess
+from gateway.storage.history.queries import PostgresHistory
+from gateway.storage.writer import JournalWriter
+from protocols.registry import CODECS
+from protocols.transports.http_ingest import HttpIngest
+from protocols.transports.mqtt_endpoint.limits import Limits as MqttLimits
+from protocols.transports.mqtt_endpoint.server import MqttEndpoint
+from rules.engine import RulesEngine
+from rules.loader import load_rules
+
+ORDERS: Final = "order_api"
+
+
+class RegistryOrderDetails:
+    """Who and what an order is about, from the registry's tables."""
+
+    def person(self, connection: apsw.Connection, person_id: str) -> Mapping[str, Any] | None:
+        found = order_details(connection, person_id, "")
+        person: dict[str, Any] = found["person"]
+        return None if person["name"] is None else person | {"preferred_organization": found["preferred_organization"]}
+
+    def device(self, connection: apsw.Connection, device_id: str) -> Mapping[str, Any] | None:
+        device: dict[str, Any] = order_details(connection, "", device_id)["device"]
+        return None if device["model"] is None else device
+
+
+class ProfileViews:
+    """The loaded profiles, as the API shows them."""
+
+    def __init__(self, profiles: Profiles) -> None:
+        self._profiles = profiles
+
+    def list(self) -> list[dict[str, Any]]:
+        return [view for name in self._profiles.names() if (view := self.show(name)) is not None]
+
+    def show(self, name: str) -> dict[str, Any] | None:
+        profile = self._profiles.get(name)
+        return None if profile is None else {"name": name, **profile.model_dump(mode="json", exclude={"fields"})}
+
+
+class Parts:
+    """Every part of a running gateway, wired. Raises ConfigError when a file of the site is wrong."""
+
+    def __init__(self, settings: Settings, clock: Clock, on_broken: Callable[[StorageBrokenError], None]) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.profiles = load_profiles([settings.profiles_dir])
+        rules = load_rules([settings.rules_dir])
+        tls = _tls(settings)
+        self.writer = JournalWriter(
+            settings.data_dir, on_broken=on_broken, reserve_bytes=settings.journal.reserve_megabytes << 20
+        )
+        self.registry = Registry(self.writer, codec_of=self._codec_of, care_of=self._care_of, clock=clock)
+        self.marks = Marks()
+        self.ingest = JournalIngest(
+            codecs=CODECS,
+            profiles=self.profiles,
+            directory=self.registry,
+            marks=self.marks,
+            journal=self.writer,
+            clock=clock,
+            linger_max_s=settings.journal.linger_max_ms / 1000,
+        )
+        self.engine = RulesEngine(rules, self.registry, settings.timezone)
+        self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
+        self.live = LiveReadings(clock)
+        self._build_alerts()
+        self.judge = Judge(engine=self.engine, alerts=self.alerts, store=self.writer, clock=clock)
+        self.unknown = UnknownDevices()
+        self._build_history()
+        self.housekeeping = Housekeeping(
+            writer=self.writer,
+            marks=self.marks,
+            clock=clock,
+            settings=settings.journal,
+            outside_readers={} if self.history is None else {"history": self.history},
+        )
+        self.feed = JournalFeed(self.writer, settings.site)
+        for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):
+            self.ingest.listen(listener)
+        self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
+        self._build_transports(tls)
+
+    # ---- pieces ------------------------------------------------------------------------------------------------------
+
+    def _codec_of(self, profile: str) -> str | None:
+        known = self.profiles.get(profile)
+        return None if known is None else known.codec
+
+    def _care_of(self, profile: str) -> DeviceCare | None:
+        known = self.profiles.get(profile)
+        if known is None:
+            return None
+        low = known.battery.low_percent if known.battery is not None else None
+        return DeviceCare(device_id="", heartbeat_s=known.heartbeat_s, battery_low_percent=low)
+
+    def _build_alerts(self) -> None:
+        settings = self.settings
+        policy = Policy(site=settings.site, readings=self.live.readings)
+        self.order_api = OrderApi(
+            settings.order_api.base_url,
+            settings.order_api.token_file,
+            settings.order_api.timeout_s,
+            store=self.writer,
+            details=RegistryOrderDetails(),
+        )
+        self.outbox = Outbox(
+            self.writer,
+            {ORDERS: self.order_api},
+            self.clock,
+            handlers={"order": OrderHandler(policy)},
+            technician=DestinationWatch(policy),
+            rng=random.Random(),  # noqa: S311 - jitter
+        )
+        self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
+        self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
+
+    def _build_history(self) -> None:
+        settings = self.settings
+        dsn = settings.history.dsn
+        self.postgres = EmbeddedPostgres(settings.data_dir) if dsn == "embedded" else None
+        read_dsn: Callable[[], str | None] = self.postgres.dsn if self.postgres is not None else lambda: dsn or None
+        self.history = (
+            HistoryProcess(
+                settings.data_dir / FILE_NAME, read_dsn, settings.site, retention_days=settings.history.keep_days
+            )
+            if dsn
+            else None
+        )
+        self.queries = PostgresHistory(read_dsn)
+
+    def _build_transports(self, tls: ssl.SSLContext | None) -> None:
+        settings, clock = self.settings, self.clock
+        self.commit_seconds, self.ack_seconds = Histogram(), Histogram()
+        self.writer.on_commit_time = self.commit_seconds.observe
+        self.ingest.observe_commit = self.ack_seconds.observe
+        self.mqtt: dict[str, MqttEndpoint] = {}
+        limits = MqttLimits(
+            connections=settings.mqtt.max_connections,
+            unauthenticated_per_address=settings.mqtt.max_unauthenticated_per_address,
+            handshake_s=settings.mqtt.handshake_s,
+            packet_bytes=settings.mqtt.max_packet_bytes,
+        )
+        for name, listen, context in (
+            ("mqtt", settings.mqtt.listen, None),
+            ("mqtts", settings.mqtt.tls_listen, tls),
+        ):
+            if listen:
+                self.mqtt[name] = MqttEndpoint(
+                    listen=listen,
+                    ingest=self.ingest,
+                    credentials=self.registry,
+                    directory=self.registry,
+                    store=self.writer,
+                    clock=clock,
+                    limits=limits,
+                    ssl_context=context,
+                    sessions=next(iter(self.mqtt.values())).sessions if self.mqtt else None,
+                )
+        self.lag, self.load = LoopLag(clock), HostLoad(clock)
+        self.health = Health(store=self.writer, clock=clock)
+        self.ingest.listen(lambda committed: self.health.committed(committed))  # noqa: PLW0108 - names differ
+        for part in (self.lag, self.load, self.postgres, self.history):
+            if part is not None:
+                self.health.add(part)
+        self.metrics = Metrics(metadata.version("carebell"))
+        self.http_ingest = HttpIngest(
+            ingest=self.ingest, credentials=self.registry, directory=self.registry, clock=clock,
+        )  # fmt: skip
+        self.services = Services(
+            store=self.writer,
+            desk=self.desk,
+            history=self.queries,
+            feed=self.feed,
+            clock=clock,
+            health=self.health,
+            metrics=self.metrics,
+            keys=self.registry,
+            profiles=ProfileViews(self.profiles),
+            ingest=self.http_ingest,
+            versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
+        )
+        self.api: ApiServer | None = None
+        if settings.http.listen:
+            host, _, port = settings.http.listen.rpartition(":")
+            self.api = ApiServer(
+                build_app(self.services),
+                host=host.removeprefix("[").removesuffix("]"),
+                port=int(port),
+                on_drain=self.services.closing.set,
+            )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """The context of the TLS listener. Client certificates are asked for when there is a CA to check them against."""
+    mqtt = settings.mqtt
+    if not mqtt.tls_listen:
+        return None
+    if not (mqtt.certificate_file and mqtt.key_file):
+        raise ConfigError("mqtt.tls_listen: needs mqtt.certificate_file and mqtt.key_file")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(mqtt.certificate_file, mqtt.key_file)
+        if mqtt.client_ca_file:
+            context.load_verify_locations(mqtt.client_ca_file)
+            context.verify_mode = ssl.CERT_OPTIONAL
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"mqtt: the certificate, key or client CA cannot be used: {error}") from error
+    return context

@@ -1,0 +1,64 @@
+"""Which numbers of which part /metrics shows, under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gateway.assembly import Parts
+
+Numbers = Callable[[], Mapping[str, int | float]]
+
+
+def export(parts: Parts) -> None:
+    """Register every number with the metrics of the API."""
+    metrics, ingest, writer = parts.metrics, parts.ingest, parts.writer
+    metrics.histogram("carebell_commit_seconds", "Duration of a commit of the journal.", parts.commit_seconds)
+    metrics.histogram(
+        "carebell_ack_seconds", "From handing records to the journal to their verdict.", parts.ack_seconds
+    )
+    metrics.histogram("carebell_loop_lag_seconds", "How late the loop runs what is due.", parts.lag.histogram)
+    metrics.counter(
+        "carebell_ingest_total", "Frames taken in, and what became of their records.", ingest.counters.as_dict, "what"
+    )
+    metrics.counter("carebell_commits_total", "Commits of the journal.", lambda: {"": writer.commits})
+    metrics.gauge("carebell_disk_full", "1 while only emergencies can be committed.", lambda: {"": int(writer.full)})
+    metrics.counter("carebell_pruned_batches_total", "Batches that retention removed.",
+                    lambda: {"": parts.housekeeping.pruned_batches})  # fmt: skip
+    metrics.counter("carebell_slow_records_total", "Records that some rule had to look at.",
+                    lambda: {"": parts.engine.slow_records})  # fmt: skip
+    metrics.counter("carebell_rule_failures_total", "Failures inside rules.",
+                    lambda: {"": sum(parts.engine.failures.values())})  # fmt: skip
+    metrics.gauge("carebell_effects_waiting", "Effects of rules that are not on disk yet.",
+                  lambda: {"": parts.alerts.waiting})  # fmt: skip
+    metrics.gauge("carebell_host_load_ratio", "Load average over processors.", lambda: {"": parts.load.ratio})
+    metrics.gauge(
+        "carebell_journal_seq", "Newest sequence number, and how far each reader is.", _readers(parts), "reader"
+    )
+    metrics.counter("carebell_profile_unknown_fields_total", "Fields without a meaning, by profile.",
+                    lambda: parts.profiles.unknown_fields, "profile")  # fmt: skip
+    metrics.counter("carebell_http_ingest_total", "How ingest requests ended.", parts.http_ingest.counters, "end")
+    for name, endpoint in parts.mqtt.items():
+        metrics.counter(
+            f"carebell_{name}_total", "What the MQTT endpoint did.", _only(endpoint.counters, "_total"), "what"
+        )
+        metrics.gauge(f"carebell_{name}", "State of the MQTT endpoint.", _without(endpoint.counters, "_total"), "what")
+    if parts.api is not None:
+        metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
+
+
+def _readers(parts: Parts) -> Numbers:
+    def read() -> dict[str, int]:
+        seqs = {"journal": parts.feed.last_seq(), "rules": parts.judge.seq}
+        if parts.history is not None:
+            seqs["history"] = parts.history.bookmark()
+        return seqs
+
+    return read
+
+
+def _only(read: Numbers, suffix: str) -> Numbers:
+    return lambda: {name.removesuffix(suffix): value for name, value in read().items() if name.endswith(suffix)}
+
+
+def _without(read: Numbers, suffix: str) -> Numbers:
+    return lambda: {name: value for name, value in read().items() if not name.endswith(suffix)}
