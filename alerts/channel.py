@@ -1,0 +1,79 @@
+"""What the outbox and its channels say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import apsw
+from msgspec import Struct, field
+
+from gateway.errors import DeliveryDeferredError, DeliveryUnknownError
+
+
+class Dispatch(Struct, frozen=True, kw_only=True):
+    """One thing that has to reach one destination.
+
+    ``payload`` holds references, no personal data. ``attempt`` counts from 1. ``uncertain``: an earlier attempt may
+    have had its effect, so ask the destination before sending again. ``idempotency_key`` stays over all attempts.
+    """
+
+    id: int
+    lane: str
+    destination: str
+    order_key: str
+    priority: int
+    idempotency_key: str
+    alert_id: str
+    payload: Mapping[str, Any]
+    attempt: int
+    uncertain: bool
+    created_at_us: int
+    expires_at_us: int | None
+
+
+class Receipt(Struct, frozen=True):
+    """The destination has it: its own id for it, and what else it said."""
+
+    reference: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Channel(Protocol):
+    """A way out."""
+
+    def ready(self) -> bool:
+        """False while the channel is not configured: its dispatches then wait, and that is no error."""
+        ...
+
+    async def send(self, dispatch: Dispatch) -> Receipt:
+        """Deliver. Ends within a bounded time. Raises DeliveryDeferredError, ...UnknownError or ...RefusedError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class DeliveryHandler(Protocol):
+    """What a delivery means to its alert. Both run inside the transaction that finishes the dispatch."""
+
+    def delivered(self, connection: apsw.Connection, dispatch: Dispatch, receipt: Receipt, now_us: int) -> None: ...
+
+    def died(self, connection: apsw.Connection, dispatch: Dispatch, reason: str, now_us: int) -> None: ...
+
+
+class Technician(Protocol):
+    """Told, in a transaction, when a destination fails altogether (``reason``), and when it works again ("")."""
+
+    def __call__(self, connection: apsw.Connection, destination: str, reason: str, now_us: int) -> None: ...
+
+
+class InFlightError(DeliveryDeferredError):
+    """The destination still works on an earlier attempt. Handler: the outbox, which waits and blames nobody."""
+
+
+class ServerFailedError(DeliveryUnknownError):
+    """The destination answered that it failed, perhaps half-way. Handler: the outbox, as an unknown outcome."""
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s

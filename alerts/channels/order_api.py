@@ -1,0 +1,259 @@
+"""The platform's order API (contracts, section 5; docs/order-api.openapi.yaml): one order per request, always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import apsw
+import httpx2
+import msgspec
+
+from alerts import order_requests, rows
+from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
+from alerts.order_requests import OrderRequest
+from alerts.rows import Alert
+from gateway.clock import iso
+from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError
+from gateway.ports import Store
+
+CONNECT_S: Final = 5.0
+MAX_ANSWER_BYTES: Final = 256 * 1024
+CONNECTIONS: Final = 32
+KEEP_ALIVE_S: Final = 30.0
+_WAITS: Final = frozenset({401, 403, 407, 408, 425, 429, 503})
+"""Not now: overload, or credentials that an administrator has to put right. No order is given up for those."""
+_HALF_DONE: Final = frozenset({500, 502, 504})
+
+TITLES: Final[Mapping[str, tuple[str, str]]] = {
+    "sos": ("紧急呼叫", "emergency call"),
+    "fall": ("跌倒报警", "fall detected"),
+    "smoke": ("烟雾报警", "smoke alarm"),
+    "gas": ("燃气报警", "gas alarm"),
+    "carbon_monoxide": ("一氧化碳报警", "carbon monoxide alarm"),
+    "heat": ("高温火警", "heat alarm"),
+    "no_answer": ("无应答", "no answer"),
+    "service_call": ("服务呼叫", "service call"),
+    "water_leak": ("漏水报警", "water leak"),
+    "geofence_exit": ("离开安全区域", "left the safe area"),
+    "bed_exit": ("离床报警", "left the bed"),
+    "device_fault": ("设备故障", "device fault"),
+    "tamper": ("设备被拆动", "device tampered with"),
+}
+
+
+class OrderDetails(Protocol):
+    """Who and what an order is about, looked up when it is sent, on a read-only connection in another thread."""
+
+    def person(self, connection: apsw.Connection, person_id: str) -> Mapping[str, Any] | None:
+        """``id``, ``name``, ``phone``, ``address`` and, where one is named, ``preferred_organization``."""
+        ...
+
+    def device(self, connection: apsw.Connection, device_id: str) -> Mapping[str, Any] | None:
+        """``id`` and ``model``."""
+        ...
+
+
+class OrderApi:
+    """A Channel. Without a base URL its orders wait. Connects directly, follows no redirect, reads bounded answers."""
+
+    def __init__(
+        self, base_url: str, token_file: str, timeout_s: float, *, store: Store, details: OrderDetails
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._token_file = token_file
+        self._store = store
+        self._details = details
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
+            limits=httpx2.Limits(
+                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_S
+            ),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def ready(self) -> bool:
+        return bool(self._base_url)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def send(self, dispatch: Dispatch) -> Receipt:
+        number = int(dispatch.payload["number"])
+        headers = self._headers()
+        if dispatch.uncertain:
+            found = await self._find(dispatch, number)
+            if found is not None:
+                return found
+        body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
+        headers["Idempotency-Key"] = f'"{dispatch.idempotency_key}"'  # a structured-field string, with its quotes
+        headers["Content-Type"] = "application/json"
+        status, answer, retry_after_s = await self._ask("POST", "/orders", headers, content=msgspec.json.encode(body))
+        if status in (200, 201):
+            receipt = _receipt(_json(answer))
+            if receipt is None:
+                raise DeliveryUnknownError("the platform took the order but its answer names none")
+            return receipt
+        if status == 409:
+            raise InFlightError("the platform still works on an earlier attempt", retry_after_s)
+        if status == 422 and dispatch.attempt > 1 and not dispatch.uncertain:
+            # the key is known with another body: person or address were corrected between two attempts
+            found = await self._find(dispatch, number)
+            if found is not None:
+                return found
+        raise _failure(status, retry_after_s)
+
+    async def _find(self, dispatch: Dispatch, number: int) -> Receipt | None:
+        """The order that an earlier attempt made, if it did; None too when the platform cannot be asked for it."""
+        known = await self._store.read(lambda c: order_requests.known_order_ids(c, dispatch.alert_id, number))
+        status, answer, retry_after_s = await self._ask(
+            "GET", "/orders", self._headers(), params={"external_ref": dispatch.alert_id}
+        )
+        if status in (404, 405, 501):
+            return None
+        if status != 200:
+            raise ServerFailedError(f"the platform answered {status} to a question for an order", retry_after_s)
+        orders = _json(answer)
+        if not isinstance(orders, list):
+            raise ServerFailedError("the platform's answer to a question for an order is no array")
+        receipts = [receipt for order in orders if (receipt := _receipt(order)) is not None]
+        return next((receipt for receipt in receipts if receipt.reference not in known), None)
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "carebell"}
+        if self._token_file:
+            try:  # read each time, so that a new token counts at once
+                token = Path(self._token_file).read_text(encoding="ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DeliveryDeferredError(f"the order API's token file cannot be read: {error}") from error
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        content: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes, float | None]:
+        """Status, body and Retry-After (seconds). Says of each failure whether the request can have had its effect."""
+        try:
+            async with self._client.stream(
+                method, self._base_url + path, headers=dict(headers), content=content, params=params
+            ) as response:
+                answer = bytearray()
+                async for chunk in response.aiter_bytes():
+                    answer += chunk
+                    if len(answer) > MAX_ANSWER_BYTES:
+                        raise DeliveryUnknownError("the platform's answer is longer than 256 KiB")
+                return response.status_code, bytes(answer), _retry_after(response.headers.get("Retry-After"))
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as error:
+            raise DeliveryDeferredError(f"the platform cannot be reached: {error or type(error).__name__}") from error
+        except httpx2.InvalidURL as error:
+            raise DeliveryDeferredError(f"the order API's address is wrong: {error}") from error
+        except httpx2.TimeoutException as error:
+            raise ServerFailedError("the platform did not answer in time") from error
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            raise DeliveryUnknownError(
+                f"the connection to the platform broke: {error or type(error).__name__}"
+            ) from error
+
+
+def order_body(connection: apsw.Connection, alert_id: str, number: int, details: OrderDetails) -> dict[str, Any]:
+    """The order of a request, as the contract writes it. The same for every attempt unless the registry changed.
+
+    Raises DeliveryRefusedError when the request is gone.
+    """
+    order = order_requests.get(connection, alert_id, number)
+    if order is None:
+        raise DeliveryRefusedError(f"order request {number} of alert {alert_id} is not there any more")
+    alert = rows.get(connection, alert_id)
+    person = details.person(connection, alert.person_id) if alert.person_id else None
+    device = details.device(connection, alert.device_id) if alert.device_id else None
+    title, description = _words(alert, order, person_known=person is not None)
+    return {
+        "external_ref": alert.id,
+        "service_code": order.service_code,
+        "category": order.category,
+        "priority": order.priority,
+        "kind": alert.kind,
+        "title": title,
+        "description": description,
+        "verified": alert.verified,
+        "person": None
+        if person is None
+        else {name: str(person.get(name) or "") for name in ("id", "name", "phone", "address")},
+        "device": None
+        if not alert.device_id
+        else {"id": alert.device_id, "model": str((device or {}).get("model") or "")},
+        "position": None if alert.position is None else _position(alert.position),
+        "preferred_organization": (person or {}).get("preferred_organization"),
+        "occurred_at": iso(alert.occurred_at_us),
+        "raised_at": iso(alert.raised_at_us),
+        "readings": msgspec.json.decode(order.readings),
+    }
+
+
+def _words(alert: Alert, order: OrderRequest, *, person_known: bool) -> tuple[str, str]:
+    chinese, english = TITLES.get(alert.kind, (alert.kind, alert.kind.replace("_", " ")))
+    chinese_notes, english_notes = [], []
+    for applies, in_chinese, in_english in (
+        (not alert.verified, "未验证来源", "unverified sender"),
+        (not person_known, "人员未知", "person unknown"),
+        (alert.late, "补传数据", "data sent late"),
+        (order.number > 1, f"第{order.number}次派单", f"dispatch {order.number}"),
+    ):
+        if applies:
+            chinese_notes.append(in_chinese)
+            english_notes.append(in_english)
+    level = f"P{order.priority}"
+    return (
+        f"{chinese} {english}",
+        f"{'，'.join([f'{level} {chinese}', *chinese_notes])}。 {', '.join([f'{level} {english}', *english_notes])}.",
+    )
+
+
+def _position(position: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "latitude": position["latitude"],
+        "longitude": position["longitude"],
+        "accuracy_m": position["accuracy_m"],
+        "datum": "wgs84",
+        "at": iso(position["observed_at_us"]),
+        "source": position["source"],
+        "valid": position["valid"],
+    }
+
+
+def _json(answer: bytes) -> Any:
+    try:
+        return msgspec.json.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _receipt(order: Any) -> Receipt | None:
+    if not isinstance(order, dict):
+        return None
+    order_id, status = order.get("order_id"), order.get("status")
+    if not isinstance(order_id, str | int) or isinstance(order_id, bool) or not 0 < len(str(order_id)) <= 200:
+        return None
+    return Receipt(str(order_id), {"status": status if isinstance(status, str) else ""})
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Delay in seconds (RFC 9110, 10.2.3). A date is not used: it would need both clocks to be right."""
+    return float(value) if value is not None and value.isdecimal() and len(value) < 10 else None
+
+
+def _failure(status: int, retry_after_s: float | None) -> Exception:
+    text = f"the platform answered {status}"
+    if status in _HALF_DONE:
+        return ServerFailedError(text, retry_after_s)
+    if status in _WAITS or status > 500:
+        return DeliveryDeferredError(text, retry_after_s)
+    return DeliveryRefusedError(text)

@@ -1,0 +1,458 @@
+"""What changes an alert: effects of the rules, acts of people, timers and orders. Inside a transaction of the caller.
+
+Every change is made by ``transition``; raising makes the row. Each writes the alert, its audit row, its timers and its
+dispatches together, so that after a crash either all of them are there or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import apsw
+import msgspec
+from msgspec import Struct, field
+
+from alerts import order_requests, outbox_rows, rows, timers
+from alerts.policy import SILENCE_KINDS, Policy
+from alerts.rows import Alert
+from alerts.states import OPEN, OUTCOMES, OWNED, PROGRESS, TABLE, Condition, Handling, permit
+from gateway import audit
+from gateway.errors import ConflictError, UsageError
+from gateway.model import Actor, Clear, Effect, Position, Raise, Severity
+
+MAX_TEXT: Final = 2000
+WITHDRAW_GRACE_US: Final = 24 * 3600 * 1_000_000
+"""How long an order that may have arrived is still asked for after its alert was resolved."""
+
+
+class Applied(Struct):
+    """What effects came to: ids of alerts, and how many effects were there already."""
+
+    raised: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    known: int = 0
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """Who wants what, for the functions that say what an action changes."""
+
+    actor: Actor
+    now_us: int
+    outcome: str = ""
+    note: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---- what each action changes ----------------------------------------------------------------------------------------
+
+
+def _press(alert: Alert, request: Request) -> dict[str, Any]:
+    changed: dict[str, Any] = {"occurrences": alert.occurrences + 1, "condition": Condition.ACTIVE}
+    if request.detail.get("position") is not None:
+        changed["position"] = request.detail["position"]
+    return changed
+
+
+def _reopen(alert: Alert, request: Request) -> dict[str, Any]:
+    changed: dict[str, Any] = {"owner": "", "progress": "", "outcome": "", "resolved_at_us": None}
+    if request.detail.get("pressed"):
+        changed |= _press(alert, request)
+    elif not request.note:
+        raise UsageError("say why the alert is reopened")
+    return changed
+
+
+def _progress(alert: Alert, request: Request) -> dict[str, Any]:
+    state = request.detail.get("progress") or alert.progress or "contacting_person"
+    if state not in PROGRESS:
+        raise UsageError(f"unknown progress {state!r}; known are {', '.join(sorted(PROGRESS))}")
+    return {"progress": state}
+
+
+def _assign(alert: Alert, request: Request) -> dict[str, Any]:
+    owner = _text(request.detail.get("owner", ""), "owner", 200)
+    if not owner:
+        raise UsageError("say to whom the alert is assigned")
+    if alert.handling is Handling.IN_PROGRESS:
+        return {"owner": owner, "handling": Handling.IN_PROGRESS}
+    return {"owner": owner}
+
+
+def _severity(request: Request, default: int) -> Severity:
+    asked = request.detail.get("severity", default)
+    try:
+        return Severity[asked] if isinstance(asked, str) else Severity(asked)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"unknown severity {asked!r}; known are P1 to P4") from error
+
+
+def _severity_up(alert: Alert, request: Request) -> dict[str, Any]:
+    severity = _severity(request, max(1, alert.severity - 1))
+    if severity > alert.severity:
+        raise UsageError(f"{severity.name} is lower than {alert.severity.name}; only a person lowers, with a reason")
+    return {"severity": severity}
+
+
+def _lower(alert: Alert, request: Request) -> dict[str, Any]:
+    severity = _severity(request, min(4, alert.severity + 1))
+    if severity <= alert.severity:
+        raise UsageError(f"{severity.name} is not lower than {alert.severity.name}")
+    if not request.note:
+        raise UsageError("say why the alert is lowered")
+    return {"severity": severity}
+
+
+def _resolve(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert
+    if request.outcome not in OUTCOMES:
+        raise UsageError(f"an alert is resolved with an outcome: one of {', '.join(sorted(OUTCOMES))}")
+    if request.outcome == "cleared" and request.actor.type == "operator":
+        raise UsageError("'cleared' is what the gateway says of a condition that went by itself; name what you found")
+    return {"outcome": request.outcome, "resolved_at_us": request.now_us}
+
+
+def _note(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert
+    if not request.note:
+        raise UsageError("the note is empty")
+    return {}
+
+
+def _order_status(alert: Alert, request: Request) -> dict[str, Any]:
+    state = request.detail.get("progress")
+    if state is None or alert.handling not in OWNED:
+        return {}
+    return {"progress": state, "handling": Handling.IN_PROGRESS}
+
+
+def _nothing(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert, request
+    return {}
+
+
+_CHANGES: Final[Mapping[str, Callable[[Alert, Request], dict[str, Any]]]] = MappingProxyType(
+    {
+        "press": _press,
+        "clear": lambda alert, request: {"condition": Condition.CLEARED},  # noqa: ARG005 - one signature for all
+        "lose_sight": lambda alert, request: {"condition": Condition.UNKNOWN},  # noqa: ARG005
+        "severity_up": _severity_up,
+        "accept": lambda alert, request: {"owner": request.actor.id},  # noqa: ARG005
+        "progress": _progress,
+        "release": lambda alert, request: {"owner": "", "progress": ""},  # noqa: ARG005
+        "assign": _assign,
+        "escalate": _severity_up,
+        "lower": _lower,
+        "resolve": _resolve,
+        "note": _note,
+        "reopen": _reopen,
+        "close": _nothing,
+        "remind": _nothing,
+        "restore": _nothing,
+        "order_sent": _order_status,
+        "order_failed": _nothing,
+        "order_status": _order_status,
+        "order_code_refused": _nothing,
+    }
+)
+assert _CHANGES.keys() == TABLE.keys()
+
+
+# ---- the one function that changes an alert --------------------------------------------------------------------------
+
+
+def transition(
+    connection: apsw.Connection,
+    alert_id: str,
+    action: str,
+    *,
+    expected_version: int | None,
+    actor: Actor,
+    now_us: int,
+    policy: Policy,
+    outcome: str = "",
+    note: str = "",
+    detail: Mapping[str, Any] | None = None,
+) -> Alert:
+    """Do one action of states.TABLE to an alert: row, audit row, timers and dispatches in the caller's transaction.
+
+    ``expected_version`` is what the caller saw, None when it does not matter. Returns the alert as it is now.
+    Raises NotFoundError, UsageError (not allowed, or wrong in itself) and ConflictError (naming the owner).
+    """
+    before = rows.get(connection, alert_id)
+    move = permit(action, actor, before.kind, before.severity)
+    if expected_version is not None and expected_version != before.version:
+        raise ConflictError(f"{_where(before)}; you saw version {expected_version}")
+    if before.handling not in move.sources:
+        raise ConflictError(_refusal(before, action))
+    request = Request(
+        actor=actor, now_us=now_us, outcome=outcome, note=_text(note, "note", MAX_TEXT), detail=detail or {}
+    )
+    changed: dict[str, Any] = {} if move.target is None else {"handling": move.target}
+    changed |= _CHANGES[action](before, request)
+    after = before
+    if move.versioned:
+        after = msgspec.structs.replace(before, **changed, version=before.version + 1, updated_at_us=now_us)
+    _settle(connection, before, after, action, request, policy)
+    return rows.get(connection, alert_id)
+
+
+def _where(alert: Alert) -> str:
+    owner = f", owner {alert.owner}" if alert.owner else ""
+    return f"alert {alert.id} is {alert.handling.value}{owner}, version {alert.version}"
+
+
+def _refusal(alert: Alert, action: str) -> str:
+    possible = ", ".join(sorted(name for name, move in TABLE.items() if alert.handling in move.sources and move.roles))
+    return f"{_where(alert)}: {action} is not possible now (possible: {possible or 'nothing'})"
+
+
+def _settle(
+    connection: apsw.Connection, before: Alert | None, after: Alert, action: str, request: Request, policy: Policy
+) -> None:
+    """Write a change and all that follows from it."""
+    steps = policy.next_steps(after, action, policy)
+    evidence = _evidence(request.detail)
+    wants_order = bool(steps.order) and order_requests.under_way(connection, after) is None
+    if wants_order and (before is None or action in ("press", "reopen", "severity_up", "escalate")):
+        after = msgspec.structs.replace(after, order_number=after.order_number + 1)
+    else:
+        wants_order = False
+    if before is None:
+        rows.insert(connection, after)
+    elif after is not before and not rows.update(connection, after, before.version):
+        raise ConflictError(f"{_where(before)} was changed at the same time")
+    if wants_order:
+        order_requests.request(connection, after, steps.order, request.now_us, policy)
+    elif action in ("press", "reopen", "escalate") and after.order_number:
+        _try_order_again(connection, after, request.now_us)
+    if action == "reopen":
+        outbox_rows.keep(connection, after.id)
+    if action == "resolve":
+        withdrawn = outbox_rows.withdraw(connection, after.id, request.now_us, WITHDRAW_GRACE_US)
+        order_requests.finish_superseded(connection, withdrawn, request.now_us)
+        if withdrawn:
+            evidence["superseded_dispatches"] = withdrawn
+    for kind, delay_us in steps.arm.items():
+        timers.arm(connection, after.id, kind, request.now_us + delay_us)
+    for kind, delay_us in steps.hasten.items():
+        timers.hasten(connection, after.id, kind, request.now_us + delay_us)
+    timers.cancel(connection, after.id, steps.cancel)
+    audit.append(
+        connection,
+        at_us=request.now_us,
+        actor=request.actor,
+        action=action,
+        subject=f"alert/{after.id}",
+        alert_id=after.id,
+        version=after.version,
+        before=None if before is None else _difference(before, after),
+        after=rows.view(connection, after),
+        reason=request.note,
+        evidence=evidence or None,
+    )
+
+
+def _try_order_again(connection: apsw.Connection, alert: Alert, now_us: int) -> None:
+    """Somebody pressed again while the alert's order lies refused: try it once more, under its own key."""
+    order = order_requests.under_way(connection, alert)
+    if order is not None and order.order_id is None:
+        outbox_rows.revive(connection, order.idempotency_key, now_us)
+
+
+def _difference(before: Alert, after: Alert) -> dict[str, Any]:
+    shown = ("handling", "condition", "severity", "owner", "progress", "occurrences", "outcome")
+    values = {name: getattr(before, name) for name in shown if getattr(before, name) != getattr(after, name)}
+    if "severity" in values:
+        values["severity"] = before.severity.name
+    return values
+
+
+_SHOWN: Final = frozenset(
+    {
+        "effect_id", "seq", "late", "rule_id", "progress", "owner", "severity", "reference", "order_id", "status",
+        "at", "number", "reason", "epoch", "dispatch_id", "channel", "recording_ref", "call_sid",
+    }
+)  # fmt: skip
+"""What an audit row repeats of an action's detail; anything else might be personal."""
+
+
+def _evidence(detail: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in detail.items():
+        if key not in _SHOWN or value is None:
+            continue
+        if isinstance(value, str):
+            kept[key] = _text(value, key, 500)
+        elif isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
+            kept[key] = value
+        else:
+            raise UsageError(f"{key} must be text or a number")
+    return kept
+
+
+def _text(value: Any, name: str, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise UsageError(f"{name} must be text of at most {longest} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} is not valid Unicode") from error
+    return value.strip()
+
+
+# ---- effects of the rules --------------------------------------------------------------------------------------------
+
+
+def apply_effects(connection: apsw.Connection, effects: Sequence[Effect], now_us: int, policy: Policy) -> Applied:
+    """Turn effects into alerts, in order. An effect that was applied before, in whatever life, does nothing."""
+    applied = Applied()
+    for effect in effects:
+        if _is_known(connection, effect.effect_id):
+            applied.known += 1
+        elif isinstance(effect, Raise):
+            _apply_raise(connection, effect, now_us, policy, applied)
+        else:
+            _apply_clear(connection, effect, now_us, policy, applied)
+    return applied
+
+
+def _is_known(connection: apsw.Connection, effect_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM occurrence WHERE effect_id = ?", (effect_id,)).fetchone() is not None
+
+
+def _apply_raise(connection: apsw.Connection, effect: Raise, now_us: int, policy: Policy, applied: Applied) -> None:
+    actor = Actor("rule", effect.rule_id)
+    subject = rows.subject_of(policy.site, effect.person_id, effect.device_id)
+    detail: dict[str, Any] = {
+        "effect_id": effect.effect_id,
+        "seq": effect.seq,
+        "late": effect.late,
+        "position": _position(effect.position),
+        "pressed": True,
+    }
+    latest = rows.find_open(connection, subject, effect.kind, verified=effect.verified)
+    action = "press"
+    if latest is None:
+        latest = rows.find_latest(connection, subject, effect.kind, verified=effect.verified)
+        action = "reopen"
+    if latest is None or not _takes(latest, now_us, policy):
+        alert = _new_alert(effect, subject, now_us, policy, previous_id=None if latest is None else latest.id)
+        _settle(connection, None, alert, "raise", Request(actor=actor, now_us=now_us, detail=detail), policy)
+        applied.raised.append(alert.id)
+    else:
+        alert = transition(
+            connection,
+            latest.id,
+            action,
+            expected_version=None,
+            actor=actor,
+            now_us=now_us,
+            policy=policy,
+            detail=detail,
+        )
+        if effect.severity < alert.severity:
+            transition(
+                connection, alert.id, "severity_up", expected_version=None, actor=actor, now_us=now_us, policy=policy,
+                detail={"severity": effect.severity.name, "effect_id": effect.effect_id},
+            )  # fmt: skip
+        applied.changed.append(alert.id)
+    _insert_occurrence(
+        connection, effect, alert.id, received_at_us=effect.received_at_us, occurred_at_us=effect.occurred_at_us,
+        active=True, late=effect.late,
+    )  # fmt: skip
+    if effect.kind in SILENCE_KINDS and effect.device_id:
+        _lose_sight(connection, effect, now_us, policy, applied)
+
+
+def _takes(alert: Alert, now_us: int, policy: Policy) -> bool:
+    """Whether a new press belongs to this alert: it is open, or was resolved less than T_reopen ago."""
+    if alert.handling in OPEN:
+        return True
+    resolved = alert.resolved_at_us
+    return alert.handling is Handling.RESOLVED and resolved is not None and now_us - resolved < policy.reopen_us
+
+
+def _new_alert(effect: Raise, subject: str, now_us: int, policy: Policy, *, previous_id: str | None) -> Alert:
+    return Alert(
+        id=rows.alert_id(policy.site, effect),
+        version=1,
+        subject=subject,
+        person_id=effect.person_id,
+        device_id=effect.device_id,
+        kind=effect.kind,
+        severity=effect.severity,
+        condition=Condition.ACTIVE,
+        handling=Handling.RAISED,
+        progress="",
+        owner="",
+        outcome="",
+        verified=effect.verified,
+        late=effect.late,
+        occurrences=1,
+        raised_at_us=now_us,
+        updated_at_us=now_us,
+        occurred_at_us=effect.occurred_at_us,
+        resolved_at_us=None,
+        rule_id=effect.rule_id,
+        rule_version=effect.rule_version,
+        evidence=effect.evidence,
+        position=_position(effect.position),
+        previous_id=previous_id,
+        order_number=0,
+    )
+
+
+def _position(position: Position | None) -> dict[str, Any] | None:
+    if position is None:
+        return None
+    return {name: getattr(position, name) for name in position.__struct_fields__}
+
+
+def _lose_sight(connection: apsw.Connection, effect: Raise, now_us: int, policy: Policy, applied: Applied) -> None:
+    """Nobody hears the device any more: what it last said of its open alerts may no longer be so."""
+    for alert in rows.open_alerts_of_device(connection, effect.device_id):
+        if alert.kind not in SILENCE_KINDS and alert.condition is Condition.ACTIVE:
+            transition(
+                connection, alert.id, "lose_sight", expected_version=None, actor=Actor("rule", effect.rule_id),
+                now_us=now_us, policy=policy, detail={"effect_id": effect.effect_id},
+            )  # fmt: skip
+            applied.changed.append(alert.id)
+
+
+def _apply_clear(connection: apsw.Connection, effect: Clear, now_us: int, policy: Policy, applied: Applied) -> None:
+    subject = rows.subject_of(policy.site, effect.person_id, effect.device_id)
+    alert = rows.find_open(connection, subject, effect.kind, verified=True) or rows.find_open(
+        connection, subject, effect.kind, verified=False
+    )
+    if alert is not None and alert.condition is not Condition.CLEARED:
+        transition(
+            connection, alert.id, "clear", expected_version=None, actor=Actor("rule", effect.rule_id), now_us=now_us,
+            policy=policy, detail={"effect_id": effect.effect_id, "seq": effect.seq},
+        )  # fmt: skip
+        applied.changed.append(alert.id)
+    _insert_occurrence(
+        connection, effect, None if alert is None else alert.id, received_at_us=effect.at_us,
+        occurred_at_us=effect.at_us, active=False, late=False,
+    )  # fmt: skip
+
+
+def _insert_occurrence(
+    connection: apsw.Connection,
+    effect: Effect,
+    alert_id: str | None,
+    *,
+    received_at_us: int,
+    occurred_at_us: int,
+    active: bool,
+    late: bool,
+) -> None:
+    connection.execute(
+        "INSERT INTO occurrence (effect_id, alert_id, seq, at_us, occurred_at_us, device_id, active, late, evidence)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            effect.effect_id, alert_id, effect.seq, received_at_us, occurred_at_us, effect.device_id, int(active),
+            int(late), rows.encode_json(effect.evidence),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,307 @@
+"""The dispatcher: brings what lies in the outbox to its destinations, each with its own workers, order and breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Final
+
+import apsw
+import structlog
+from msgspec import Struct
+from prometheus_client import Counter, Gauge, Histogram
+
+from alerts import outbox_rows
+from alerts.breaker import Breaker, BreakerState
+from alerts.channel import Channel, DeliveryHandler, Dispatch, InFlightError, Receipt, ServerFailedError, Technician
+from gateway import crashpoints
+from gateway.clock import US_PER_S, Clock
+from gateway.errors import (
+    DeliveryError,
+    DeliveryRefusedError,
+    DeliveryUnknownError,
+    StorageBrokenError,
+    StorageError,
+)
+from gateway.ports import Store
+
+BASE_S: Final = 1.0
+CAP_S: Final = 60.0
+LONGEST_RETRY_AFTER_S: Final = 600.0
+WORKERS: Final = 24
+POLL_S: Final = 1.0
+STORE_PAUSE_S: Final = 0.5
+SEND_LIMIT_S: Final = 120.0
+CLOSE_LIMIT_S: Final = 15.0
+
+DISPATCHES: Final = Counter(
+    "carebell_dispatches_total", "Attempts to deliver, by what came of them", ["destination", "result"]
+)
+DELIVERY_SECONDS: Final = Histogram(
+    "carebell_delivery_seconds",
+    "From the commit of a dispatch to its receipt",
+    ["destination"],
+    buckets=(0.005, 0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.5, 1, 5, 30, 60, 300, 3600),
+)
+BREAKER_OPEN: Final = Gauge("carebell_breaker_open", "1 while a destination is left alone", ["destination"])
+_log = structlog.get_logger(__name__)
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What came of one attempt. Exactly one of receipt, refusal (``refused``) and failure (``reason``) counts."""
+
+    dispatch: Dispatch
+    receipt: Receipt | None = None
+    refused: bool = False
+    reason: str = ""
+    uncertain: bool = False
+    delay_s: float = 0.0
+
+
+class Outbox:
+    """Runs until it is closed or cancelled. What was under way when it ends is asked for at the next start."""
+
+    def __init__(
+        self,
+        store: Store,
+        channels: Mapping[str, Channel],
+        clock: Clock,
+        *,
+        handlers: Mapping[str, DeliveryHandler],
+        technician: Technician,
+        rng: random.Random,
+        workers: int = WORKERS,
+        poll_s: float = POLL_S,
+    ) -> None:
+        """``channels`` by destination, ``handlers`` by lane. ``workers``: attempts at once for each destination."""
+        self._store = store
+        self._clock = clock
+        self._pumps = {
+            name: _Pump(name, channel, store, clock, handlers, technician, rng, workers, poll_s)
+            for name, channel in channels.items()
+        }
+
+    def wake(self) -> None:
+        """Something was put into the outbox. Call it on the loop."""
+        for pump in self._pumps.values():
+            pump.wake()
+
+    def close(self) -> None:
+        """Claim nothing more; ``run`` returns when what is under way has ended and is written down."""
+        for pump in self._pumps.values():
+            pump.close()
+
+    def breakers(self) -> dict[str, str]:
+        """The breaker's state of each destination; ``unconfigured`` for one whose dispatches wait."""
+        return {name: pump.condition() for name, pump in self._pumps.items()}
+
+    async def run(self) -> None:
+        """Deliver. Raises StorageBrokenError."""
+        recovered = await self._store.write(lambda c: outbox_rows.recover(c, self._clock.now_us()))
+        if recovered:
+            _log.warning("outbox_recovered", dispatches=recovered)
+        async with asyncio.TaskGroup() as group:
+            for pump in self._pumps.values():
+                group.create_task(pump.run())
+
+
+class _Pump:
+    """One destination. Each turn is one transaction: write down what ended, take what is due."""
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        store: Store,
+        clock: Clock,
+        handlers: Mapping[str, DeliveryHandler],
+        technician: Technician,
+        rng: random.Random,
+        workers: int,
+        poll_s: float,
+    ) -> None:
+        self._name = name
+        self._channel = channel
+        self._store = store
+        self._clock = clock
+        self._handlers = handlers
+        self._technician = technician
+        self._rng = rng
+        self._workers = workers
+        self._poll_s = poll_s
+        self._breaker = Breaker(rng)
+        self._woken = asyncio.Event()
+        self._closing = False
+        self._in_flight = 0
+        self._ended: list[Outcome] = []
+        self._signals: list[str] = []  # what the technician has to be told: a reason, or "" for working again
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def close(self) -> None:
+        self._closing = True
+        self._woken.set()
+
+    def condition(self) -> str:
+        return self._breaker.state.value if self._channel.ready() else "unconfigured"
+
+    async def run(self) -> None:
+        wait_s = 0.0
+        look = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                while not (self._closing and self._in_flight == 0 and not self._ended):
+                    woken = await self._pause(wait_s)
+                    free = self._free()
+                    owed = bool(self._ended or self._signals)
+                    if not owed and (free == 0 or not (woken or look or await self._is_due())):
+                        wait_s = await self._next_wait_s()
+                        continue
+                    taken = await self._turn(free)
+                    for dispatch in taken:
+                        self._in_flight += 1
+                        group.create_task(self._attempt(dispatch))
+                    look = bool(taken) and len(taken) == free
+                    wait_s = self._poll_s if self._free() == 0 else await self._next_wait_s()
+        finally:
+            await self._channel.close()
+
+    async def _pause(self, wait_s: float) -> bool:
+        try:
+            async with asyncio.timeout(max(wait_s, 0.0)):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+    def _free(self) -> int:
+        if self._closing or not self._channel.ready():
+            return 0
+        free = self._workers - self._in_flight
+        return self._breaker.allowance(self._clock.monotonic_s(), free, self._in_flight)
+
+    async def _is_due(self) -> bool:
+        """Whether another process or the passing of time has made something due."""
+        return await self._store.read(lambda c: outbox_rows.is_due(c, self._name, self._clock.now_us()))
+
+    async def _next_wait_s(self) -> float:
+        now_us = self._clock.now_us()
+        due_us = await self._store.read(lambda c: outbox_rows.next_due_us(c, self._name, now_us))
+        wait_s = self._poll_s if due_us is None else min(self._poll_s, (due_us - now_us) / US_PER_S)
+        pause_s = self._breaker.wait_s(self._clock.monotonic_s())
+        return max(wait_s, min(pause_s, self._poll_s), 0.005)
+
+    async def _turn(self, free: int) -> list[Dispatch]:
+        ended, self._ended = self._ended, []
+        signals, self._signals = self._signals, []
+        now_us = self._clock.now_us()
+
+        def turn(connection: apsw.Connection) -> list[Dispatch]:
+            for outcome in ended:
+                self._finish(connection, outcome, now_us)
+            for reason in signals:
+                self._technician(connection, self._name, reason, now_us)
+            return outbox_rows.claim(connection, self._name, free, now_us) if free > 0 else []
+
+        try:
+            return await self._store.write(turn)
+        except StorageBrokenError:
+            raise
+        except StorageError as error:
+            _log.error("outbox_not_written", destination=self._name, error=str(error))
+            self._ended = ended + self._ended
+            self._signals = signals + self._signals
+            await asyncio.sleep(STORE_PAUSE_S)
+            self._woken.set()
+            return []
+
+    def _finish(self, connection: apsw.Connection, outcome: Outcome, now_us: int) -> None:
+        """Write down one outcome; what its handler cannot digest is a dead letter and not the end of the others."""
+        dispatch = outcome.dispatch
+        expired = dispatch.expires_at_us is not None and dispatch.expires_at_us <= now_us
+        if outcome.receipt is None and not outcome.refused and not expired:
+            next_at_us = now_us + round(outcome.delay_s * US_PER_S)
+            outbox_rows.finish_retry(connection, dispatch.id, next_at_us, outcome.reason, uncertain=outcome.uncertain)
+            return
+        try:
+            with connection:  # a savepoint: a handler that fails leaves nothing half-done
+                self._conclude(connection, outcome, now_us)
+        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.CorruptError):
+            raise  # the disk, not the dispatch
+        except Exception as error:  # noqa: BLE001 - one dispatch must not stop the others (architecture, errors)
+            _log.error("outcome_unusable", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, error=repr(error))
+            outbox_rows.finish_dead(connection, dispatch.id, f"its outcome is unusable: {error!r}", now_us)
+
+    def _conclude(self, connection: apsw.Connection, outcome: Outcome, now_us: int) -> None:
+        dispatch = outcome.dispatch
+        handler = self._handlers[dispatch.lane]
+        if outcome.receipt is not None:
+            outbox_rows.finish_done(connection, dispatch.id, now_us)
+            handler.delivered(connection, dispatch, outcome.receipt, now_us)
+        else:
+            outbox_rows.finish_dead(connection, dispatch.id, outcome.reason, now_us)
+            handler.died(connection, dispatch, outcome.reason, now_us)
+
+    async def _attempt(self, dispatch: Dispatch) -> None:
+        outcome = await self._send(dispatch)
+        self._in_flight -= 1
+        self._ended.append(outcome)
+        self._woken.set()
+
+    async def _send(self, dispatch: Dispatch) -> Outcome:
+        """One attempt. Never raises but for cancellation."""
+        try:
+            async with asyncio.timeout(SEND_LIMIT_S):
+                receipt = await self._channel.send(dispatch)
+        except DeliveryRefusedError as error:
+            self._count("refused", failed=False)
+            _log.error(
+                "dispatch_refused", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self._name,
+                error=str(error),
+            )  # fmt: skip
+            return Outcome(dispatch=dispatch, refused=True, reason=str(error))
+        except DeliveryError as error:
+            return self._failed(dispatch, error)
+        except TimeoutError:
+            return self._failed(dispatch, DeliveryUnknownError("no answer in time"))
+        except Exception as error:  # noqa: BLE001 - one dispatch must not stop the others (architecture, errors)
+            _log.error("channel_failed", dispatch_id=dispatch.id, destination=self._name, error=repr(error))
+            return self._failed(dispatch, ServerFailedError(repr(error)))
+        crashpoints.reached(crashpoints.AFTER_SENDING)
+        self._count("done", failed=False)
+        DELIVERY_SECONDS.labels(self._name).observe((self._clock.now_us() - dispatch.created_at_us) / US_PER_S)
+        return Outcome(dispatch=dispatch, receipt=receipt)
+
+    def _failed(self, dispatch: Dispatch, error: DeliveryError) -> Outcome:
+        """Full jitter, and never before the destination wants to be asked again. A first lost answer: at once."""
+        asked_s = getattr(error, "retry_after_s", None)
+        retry_after_s = min(max(asked_s or 0.0, 0.0), LONGEST_RETRY_AFTER_S)
+        in_flight = isinstance(error, InFlightError)
+        uncertain = in_flight or isinstance(error, DeliveryUnknownError)
+        self._count(
+            "in_flight" if in_flight else "unknown" if uncertain else "deferred",
+            failed=not in_flight, reason=str(error), retry_after_s=retry_after_s,
+        )  # fmt: skip
+        delay_s = self._rng.uniform(0.0, min(CAP_S, BASE_S * 2.0 ** min(dispatch.attempt - 1, 10)))
+        if type(error) is DeliveryUnknownError and dispatch.attempt == 1:
+            delay_s = 0.0
+        delay_s = max(delay_s, retry_after_s)
+        _log.warning(
+            "dispatch_deferred", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self._name,
+            attempt=dispatch.attempt, retry_in_s=round(delay_s, 3), uncertain=uncertain, error=str(error),
+        )  # fmt: skip
+        return Outcome(dispatch=dispatch, reason=str(error), uncertain=uncertain, delay_s=delay_s)
+
+    def _count(self, result: str, *, failed: bool, reason: str = "", retry_after_s: float = 0.0) -> None:
+        DISPATCHES.labels(self._name, result).inc()
+        if failed:
+            if self._breaker.failed(self._clock.monotonic_s(), retry_after_s):
+                _log.error("destination_unavailable", destination=self._name, error=reason)
+                self._signals.append(reason or "it fails")
+        elif self._breaker.succeeded():
+            _log.info("destination_available", destination=self._name)
+            self._signals.append("")
+        BREAKER_OPEN.labels(self._name).set(self._breaker.state is not BreakerState.CLOSED)

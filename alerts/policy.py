@@ -1,0 +1,135 @@
+"""What an alert leads to: which order it asks for, which timers run in which state. Values; no clock, no database."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from msgspec import Struct, field
+
+from alerts.rows import Alert
+from alerts.states import OPEN, OWNED, Condition, Handling, is_emergency
+from gateway.clock import US_PER_S
+from gateway.model import Severity
+
+MINUTE_US: Final = 60 * US_PER_S
+HOUR_US: Final = 60 * MINUTE_US
+
+SERVICE_KINDS: Final = frozenset({"service_call"})
+MAINTENANCE_KINDS: Final = frozenset({"device_fault", "tamper"})
+SILENCE_KINDS: Final = frozenset({"device_silent", "connection_lost"})
+"""Kinds which say that a device is no longer heard: what it last said is then unknown."""
+
+
+class Steps(Struct, frozen=True):
+    """What follows a change.
+
+    ``arm``: timers by kind and delay in microseconds, replacing one of the same kind. ``hasten``: the same, but a timer
+    that is due sooner stays, so that no storm of presses can put it off. ``cancel``: timers by kind.
+    ``order``: the category of the order that the alert needs when it has none under way, "" for none.
+    """
+
+    arm: Mapping[str, int] = field(default_factory=dict)
+    hasten: Mapping[str, int] = field(default_factory=dict)
+    cancel: frozenset[str] = frozenset()
+    order: str = ""
+
+
+class NextSteps(Protocol):
+    """Says what follows a change. Pure. A policy with people to call puts its ladder here."""
+
+    def __call__(self, alert: Alert, action: str, policy: Policy) -> Steps: ...
+
+
+def no_readings(person_id: str, device_id: str) -> Mapping[str, float]:
+    """Nothing is known of anybody's vital signs."""
+    del person_id, device_id
+    return {}
+
+
+def default_steps(alert: Alert, action: str, policy: Policy) -> Steps:
+    """An order for what is urgent, reminders until somebody takes it, and limits on holding and keeping it."""
+    arm: dict[str, int] = {}
+    hasten: dict[str, int] = {}
+    cancel: set[str] = set()
+    if alert.handling is Handling.RESOLVED:
+        cancel = {"remind", "progress", "auto_resolve"}
+        if action == "resolve":
+            arm["close"] = policy.close_us
+    elif alert.handling is Handling.CLOSED:
+        cancel = {"remind", "progress", "auto_resolve", "close"}
+    elif alert.handling in OWNED:
+        cancel = {"remind", "close"}
+        if action in ("accept", "assign", "progress", "restore"):
+            arm["progress"] = policy.progress_us[alert.severity]
+    else:
+        cancel = {"progress", "close"}
+        if reminds(alert) and action in _TELLS_AGAIN:
+            hasten["remind"] = policy.remind_first_us
+    if alert.handling in OPEN and alert.severity >= Severity.P3:
+        if alert.condition is Condition.CLEARED and action in ("clear", "lower"):
+            arm["auto_resolve"] = policy.auto_resolve_us
+        elif alert.condition is not Condition.CLEARED:
+            cancel.add("auto_resolve")
+    order = order_category(alert.kind, alert.severity) if alert.handling in OPEN else ""
+    return Steps(arm, hasten, frozenset(cancel), order)
+
+
+_TELLS_AGAIN: Final = frozenset(
+    {"raise", "press", "reopen", "release", "escalate", "severity_up", "restore", "order_failed"}
+)
+
+
+def reminds(alert: Alert) -> bool:
+    """Whether this alert is told again and again until somebody takes it."""
+    return alert.severity <= Severity.P2 or is_emergency(alert.kind, alert.severity)
+
+
+def order_category(kind: str, severity: Severity) -> str:
+    """The category (contracts, section 5) of the order that an alert needs; "" when it needs none."""
+    if kind in SERVICE_KINDS:
+        return "service"
+    if kind in MAINTENANCE_KINDS and severity > Severity.P1:
+        return "maintenance"
+    return "emergency" if severity <= Severity.P2 or is_emergency(kind, severity) else ""
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The numbers and choices of a site. Durations in microseconds.
+
+    ``readings`` gives the newest vital signs for an order; it is called on the writer's thread. ``draw`` gives a random
+    number below its argument, for service codes.
+    """
+
+    site: str = "default"
+    reopen_us: int = 10 * MINUTE_US
+    close_us: int = 24 * HOUR_US
+    auto_resolve_us: int = 10 * MINUTE_US
+    remind_first_us: int = 30 * US_PER_S
+    remind_last_us: int = 10 * MINUTE_US
+    progress_us: Mapping[Severity, int] = MappingProxyType(
+        {
+            Severity.P1: 5 * MINUTE_US,
+            Severity.P2: 15 * MINUTE_US,
+            Severity.P3: HOUR_US,
+            Severity.P4: 24 * HOUR_US,
+        }
+    )
+    next_steps: NextSteps = default_steps
+    readings: Callable[[str, str], Mapping[str, float]] = no_readings
+    draw: Callable[[int], int] = secrets.randbelow
+
+    def remind_after_us(self, epoch: int) -> int:
+        """The pause before reminder ``epoch`` (0 is the first): doubles up to ``remind_last_us``."""
+        return min(self.remind_last_us, self.remind_first_us << min(epoch, 20))
+
+    def longest_us(self, timer: str) -> int:
+        """No timer of this kind is ever further away; one that seems to be was set by a wrong clock."""
+        bounds = {
+            "remind": max(self.remind_first_us, self.remind_last_us),
+            "progress": max(self.progress_us.values()),
+            "auto_resolve": self.auto_resolve_us,
+        }
+        return bounds.get(timer, self.close_us)

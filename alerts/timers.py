@@ -1,0 +1,76 @@
+"""The table ``timer``: what is due for an alert. Times are UTC microseconds; an alert has one timer of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import apsw
+from msgspec import Struct
+
+
+class Timer(Struct, frozen=True):
+    """One row. ``epoch`` counts how often it has fired since it was armed afresh."""
+
+    id: int
+    alert_id: str
+    kind: str
+    due_at_us: int
+    epoch: int
+
+
+def arm(connection: apsw.Connection, alert_id: str, kind: str, due_at_us: int, epoch: int = 0) -> None:
+    """Set the timer of this kind, in place of an earlier one."""
+    connection.execute(
+        "INSERT INTO timer (alert_id, kind, due_at_us, epoch) VALUES (?, ?, ?, ?) ON CONFLICT (alert_id, kind)"
+        " DO UPDATE SET due_at_us = excluded.due_at_us, epoch = excluded.epoch",
+        (alert_id, kind, due_at_us, epoch),
+    )
+
+
+def hasten(connection: apsw.Connection, alert_id: str, kind: str, due_at_us: int) -> None:
+    """Set the timer of this kind from its first epoch; one that is due sooner keeps its time."""
+    connection.execute(
+        "INSERT INTO timer (alert_id, kind, due_at_us, epoch) VALUES (?, ?, ?, 0) ON CONFLICT (alert_id, kind)"
+        " DO UPDATE SET due_at_us = min(due_at_us, excluded.due_at_us), epoch = 0",
+        (alert_id, kind, due_at_us),
+    )
+
+
+def cancel(connection: apsw.Connection, alert_id: str, kinds: Iterable[str]) -> None:
+    for kind in kinds:
+        connection.execute("DELETE FROM timer WHERE alert_id = ? AND kind = ?", (alert_id, kind))
+
+
+def is_due(connection: apsw.Connection, now_us: int) -> bool:
+    return connection.execute("SELECT 1 FROM timer WHERE due_at_us <= ? LIMIT 1", (now_us,)).fetchone() is not None
+
+
+def take_due(connection: apsw.Connection, now_us: int, limit: int) -> list[Timer]:
+    """Remove and return what is due, earliest first. Firing happens in the same transaction, so each fires once."""
+    rows: list[Any] = connection.execute(
+        "SELECT id, alert_id, kind, due_at_us, epoch FROM timer WHERE due_at_us <= ? ORDER BY due_at_us, id LIMIT ?",
+        (now_us, limit),
+    ).fetchall()
+    connection.executemany("DELETE FROM timer WHERE id = ?", [(row[0],) for row in rows])
+    return [Timer(*row) for row in rows]
+
+
+def has_any(connection: apsw.Connection, alert_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM timer WHERE alert_id = ? LIMIT 1", (alert_id,)).fetchone() is not None
+
+
+def shift(connection: apsw.Connection, by_us: int) -> None:
+    """Move every timer, after the wall clock was set back: what remained to wait still remains."""
+    connection.execute("UPDATE timer SET due_at_us = due_at_us + ?", (by_us,))
+
+
+def pull_in(connection: apsw.Connection, now_us: int, longest_us: Callable[[str], int]) -> int:
+    """Bring timers that are further away than their kind allows (a wrong clock set them) to that bound; count them."""
+    pulled = 0
+    kinds: list[Any] = connection.execute("SELECT DISTINCT kind FROM timer").fetchall()
+    for (kind,) in kinds:
+        bound = now_us + longest_us(kind)
+        connection.execute("UPDATE timer SET due_at_us = ? WHERE kind = ? AND due_at_us > ?", (bound, kind, bound))
+        pulled += connection.changes()
+    return pulled
