@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import socket
-from typing import Any, Final, cast
+from typing import Final
 
 from gateway.model import DeviceBinding, Frame
 from protocols.transports.mqtt_endpoint import handshake, packets
 from protocols.transports.mqtt_endpoint import properties as p
+from protocols.transports.mqtt_endpoint.link import (
+    AUTHENTICATING,
+    CHECKING,
+    CLOSED,
+    HELLO,
+    OPEN,
+    STORING,
+    UNACKED,
+    Link,
+)
 from protocols.transports.mqtt_endpoint.listener import Listener
 from protocols.transports.mqtt_endpoint.packets import (
     Ack,
@@ -22,111 +29,58 @@ from protocols.transports.mqtt_endpoint.packets import (
 )
 from protocols.transports.mqtt_endpoint.reader import MALFORMED, PROTOCOL_ERROR, PacketError
 from protocols.transports.mqtt_endpoint.session import Session
-from protocols.transports.mqtt_endpoint.topics import own, up_topic, valid_filter
+from protocols.transports.mqtt_endpoint.subscriptions import REASON, grant
+from protocols.transports.mqtt_endpoint.topics import own, up_topic
 
-# States.
-HELLO, CHECKING, OPEN, CLOSED = 0, 1, 2, 3
+OVERSIZED_TIMES: Final = 16
+"""How many times the bound a packet of 3.1.1 may be and still be skipped without closing."""
 
-# Reasons to stop reading.
-AUTHENTICATING, UNACKED, UNREAD = 1, 2, 4
+REFUSALS: Final = {
+    packets.UNSUPPORTED_VERSION: "version",
+    packets.CLIENT_ID_NOT_VALID: "client_id",
+    packets.BAD_CREDENTIALS: "credentials",
+    packets.NOT_AUTHORIZED: "credentials",
+    packets.SERVER_UNAVAILABLE: "unavailable",
+}
+
+CLOSURES: Final = {
+    MALFORMED: "malformed",
+    packets.PACKET_TOO_LARGE: "too_large",
+    packets.NOT_AUTHORIZED: "topic",
+    packets.ADMINISTRATIVE: "device_inactive",
+    packets.RECEIVE_MAXIMUM_EXCEEDED: "receive_maximum",
+}
 
 FEW: Final = 16
 """Unacknowledged publishes that a connection may have however many the others have: an emergency always gets in."""
 
-CLOSING_S: Final = 5.0
 EARLY_BYTES: Final = 1_048_576
 """Bound for what a client may send behind its CONNECT before the CONNACK."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Link):
     """Reads packets, offers publishes to ingest, and writes what their commits earn.
 
     Everything that one read brings is parsed in that read; there is no task, future or timer of a connection's own.
     """
 
     __slots__ = (
-        "_aliases", "_heard_s", "_hold", "_listener", "_need", "_opened_s", "_partial_s",
-        "_problem_information", "_rest", "_session", "_skip", "_state", "_tail", "_timer_s", "_transport", "_uncommitted",
-        "_unread_s", "_up", "address", "common_name", "device_id", "keep_alive_s", "packet_maximum", "receive_maximum",
-        "source", "unacked", "version",
+        "_aliases", "_need", "_problem_information", "_rest", "_skip", "_tail", "_uncommitted", "_up", "device_id",
+        "unacked",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._state = HELLO
-        self._transport: asyncio.Transport | None = None
-        self._session: Session | None = None
+        super().__init__(listener)
+        self.device_id = ""
+        self.unacked = 0  # acknowledgements that wait for a commit
+        self._up = b""  # the device's topic as it stands in a PUBLISH
         self._rest: bytearray | None = None  # a packet whose end has not come yet
         self._need = 0  # bytes that it needs at least
         self._skip = 0  # bytes of an oversized packet that are still to be thrown away
-        self._hold = 0
-        self._aliases: dict[int, str] | None = None
+        self._aliases: dict[int, bool] | None = None  # topic alias to whether it names a topic of the device
         self._tail: list[bytes] | None = None  # the acknowledgements that wait for this connection's newest commit
         self._uncommitted: set[int] | None = None  # QoS 2 identifiers on their way to disk
-        self._timer_s = math.inf
-        self._partial_s = self._unread_s = 0.0
         self._problem_information = True
-        self.address = self.source = self.common_name = self.device_id = ""
-        self.keep_alive_s = 0
-        self.version = 0
-        self.unacked = 0
-        self.receive_maximum = self.packet_maximum = 0
-        self._up = b""  # the device's topic as it stands in a PUBLISH
-
-    # ---- the socket --------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            self.address = str(peer[0])
-            self.source = f"{peer[0]}:{peer[1]}"
-        self.common_name = _common_name(transport.get_extra_info("peercert"))
-        self._opened_s = self._heard_s = self._listener.clock.monotonic_s()
-        if not self._listener.admit(self):
-            self._state = CLOSED
-            self._transport.abort()
-            return
-        self._transport.set_write_buffer_limits(self._listener.limits.write_buffer_bytes)
-        endpoint = transport.get_extra_info("socket")
-        if endpoint is not None:
-            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # for those that ask for no keep-alive
-        self._arm(self._opened_s + self._listener.limits.handshake_s)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        listener = self._listener
-        listener.connections.discard(self)
-        listener.leave_waiting(self)
-        if self._state != CLOSED:
-            self._state = CLOSED
-            listener.count(listener.closed, "lost")
-        if self._session is not None:
-            listener.authenticated -= 1
-            listener.sessions.detach(self._session, self, with_will=not listener.closing)
-        self._rest = None
-        self._transport = None
-
-    def pause_writing(self) -> None:
-        self._unread_s = self._listener.clock.monotonic_s()
-        self._arm(self._unread_s + self._listener.limits.write_stall_s)
-        self._pause(UNREAD)
-
-    def resume_writing(self) -> None:
-        self._unread_s = 0.0
-        self._resume(UNREAD)
-
-    def _pause(self, reason: int) -> None:
-        if not self._hold and self._state != CLOSED and self._transport is not None:
-            self._transport.pause_reading()
-        self._hold |= reason
-
-    def _resume(self, reason: int) -> None:
-        if not self._hold & reason:
-            return
-        self._hold &= ~reason
-        if not self._hold and self._state != CLOSED and self._transport is not None:
-            self._transport.resume_reading()
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -194,8 +148,8 @@ class Connection(asyncio.Protocol):
             packet = packets.read_connect(data, body, body + length)
         except ConnectError as error:
             self.version = error.version
-            if not error.version:
-                raise
+            if error.version != packets.V5 and (not error.version or error.code != packets.UNSUPPORTED_VERSION):
+                raise  # 3.1.1 closes without a CONNACK ([MQTT-3.1.4-1] of 3.1.1)
             self.refuse_connect(error.code, str(error))
             return len(data)
         self.version = packet.version
@@ -205,7 +159,7 @@ class Connection(asyncio.Protocol):
         listener.spawn(handshake.connect(listener, self, packet))
         return body + length
 
-    def _read_open(self, data: bytes) -> int:
+    def _read_open(self, data: bytes) -> int:  # noqa: C901, PLR0912, PLR0915 -- one loop: a call a message is too much
         """Handle the whole packets in ``data`` and return how many bytes they were. Raises PacketError.
 
         The first branch is the hot path: QoS 1 on the device's up topic. What came before an error is offered still.
@@ -346,8 +300,7 @@ class Connection(asyncio.Protocol):
                 self._on_disconnect(packet)
 
     def _on_publish(self, packet: Publish, codec: str, frames: list[Frame], acks: list[bytes]) -> None:
-        topic = self._topic(packet)
-        if not own(self.device_id, topic):
+        if not self._owns(packet):
             self._refuse_publish(packet, acks)
             return
         if packet.qos == 2:
@@ -373,16 +326,17 @@ class Connection(asyncio.Protocol):
                 acks.pop()
             raise PacketError(packets.RETAIN_NOT_SUPPORTED, "retained messages are not supported")
 
-    def _topic(self, packet: Publish) -> str:
+    def _owns(self, packet: Publish) -> bool:
+        """Whether the topic, or what its alias stands for, is the device's own."""
         alias = packet.properties.get(p.TOPIC_ALIAS)
         if alias is None:
-            return packet.topic
+            return own(self.device_id, packet.topic)
         if not 0 < alias <= self._listener.limits.topic_aliases:  # [MQTT-3.3.2-8], [MQTT-3.3.2-9]
             raise PacketError(packets.TOPIC_ALIAS_NOT_VALID, f"topic alias {alias}")
         if self._aliases is None:
             self._aliases = {}
         if packet.topic:
-            self._aliases[alias] = packet.topic
+            self._aliases[alias] = own(self.device_id, packet.topic)
         elif alias not in self._aliases:
             raise PacketError(PROTOCOL_ERROR, f"topic alias {alias} names nothing yet")
         return self._aliases[alias]
@@ -433,36 +387,24 @@ class Connection(asyncio.Protocol):
             raise PacketError(PROTOCOL_ERROR, "an acknowledgement of QoS 2, which the server never sends")
 
     def _on_subscribe(self, packet: Subscribe) -> None:
-        session, limits = self._session, self._listener.limits
+        session = self._session
         if session is None:
             return
-        identifier = packet.properties.get(p.SUBSCRIPTION_IDENTIFIER, [0])[0]
-        granted: dict[str, tuple[int, int]] = {}
-        codes = []
-        for wanted in packet.filters:
-            code = min(wanted.qos, 1)
-            if wanted.pattern.startswith("$share/"):
-                code = packets.SHARED_NOT_SUPPORTED
-            elif not valid_filter(wanted.pattern):
-                code = packets.FILTER_NOT_VALID
-            elif not own(self.device_id, wanted.pattern):
-                code = packets.NOT_AUTHORIZED
-                self._listener.count(self._listener.refused, "filter")
-            elif len(session.subscriptions.keys() | granted.keys() | {wanted.pattern}) > limits.subscriptions:
-                code = packets.QUOTA_EXCEEDED
-            else:
-                granted[wanted.pattern] = (code, identifier)
-            codes.append(code)
-        failed = max(codes) >= packets.UNSPECIFIED and self._problem_information
-        reason = "a device may subscribe under its own prefix only, without $share" if failed else ""
+        granted, codes = grant(self.device_id, session.subscriptions, packet, self._listener.limits)
+        failed = max(codes) >= packets.UNSPECIFIED
+        if failed:
+            self._listener.count(self._listener.refused, "filter")
+        reason = REASON if failed and self._problem_information else ""
         answer = packets.suback(packet.packet_id, codes, self.version, reason)
         if len(answer) > self.packet_maximum:
             answer = packets.suback(packet.packet_id, codes, self.version)
 
         def then() -> None:
+            self._resume(STORING)
             self.send(answer)
             self._listener.sessions.pump(session)
 
+        self._pause(STORING)  # or a client could pile up answers while nothing can be stored
         self._listener.sessions.subscribe(session, granted, then)
 
     def _on_unsubscribe(self, packet: Unsubscribe) -> None:
@@ -474,7 +416,13 @@ class Connection(asyncio.Protocol):
             packets.SUCCESS if pattern in known else packets.NO_SUBSCRIPTION_EXISTED for pattern in packet.patterns
         ]
         answer = packets.unsuback(packet.packet_id, codes, self.version)
-        self._listener.sessions.unsubscribe(session, packet.patterns, lambda: self.send(answer))
+
+        def then() -> None:
+            self._resume(STORING)
+            self.send(answer)
+
+        self._pause(STORING)
+        self._listener.sessions.unsubscribe(session, packet.patterns, then)
 
     def _on_disconnect(self, packet: Disconnect) -> None:
         session, sessions = self._session, self._listener.sessions
@@ -488,7 +436,7 @@ class Connection(asyncio.Protocol):
         # [MQTT-3.14.4-3]: only a normal disconnection makes the will void.
         sessions.detach(session, self, with_will=packet.code != packets.SUCCESS)
         self._listener.count(self._listener.closed, "by_client")
-        self._finish()
+        self.finish()
 
     # ---- what Acks, the handshake, the wheel and the sessions ask ----------------------------------------------------
 
@@ -496,6 +444,8 @@ class Connection(asyncio.Protocol):
         listener = self._listener
         self.unacked -= len(acks)
         listener.pending -= len(acks)
+        if acks is self._tail:
+            self._tail = None
         if self._uncommitted:
             self._note_received(acks)
         if self._state != OPEN or self._transport is None:
@@ -526,22 +476,16 @@ class Connection(asyncio.Protocol):
             self._listener.count(self._listener.closed, "not_stored")
             self.close(packets.IMPLEMENTATION_ERROR, "not stored; connect and send again")
 
-    @property
-    def open(self) -> bool:
-        return self._state != CLOSED and self._transport is not None
-
-    def send(self, packet: bytes) -> None:
-        if self._transport is not None and self._state != CLOSED:
-            self._transport.write(packet)
-
     def refuse_connect(self, code: int, reason: str) -> None:
         """CONNACK with a reason, then the end ([MQTT-3.1.4-2])."""
         listener = self._listener
         listener.count(listener.refused, REFUSALS.get(code, "connect"))
         listener.tell_once("mqtt_connect_refused", self.address, code=code, reason=reason)
-        explained = packets.connack(self.version, code, properties={p.REASON_STRING: reason})
-        self.send(explained)
-        self._finish()
+        answer = packets.connack(self.version, code, properties={p.REASON_STRING: reason})
+        if len(answer) > self.packet_maximum:  # [MQTT-3.2.2-19]
+            answer = packets.connack(self.version, code)
+        self.send(answer)
+        self.finish()
 
     def established(
         self, binding: DeviceBinding, session: Session, *, keep_alive_s: int, problem_information: bool, connack: bytes
@@ -575,94 +519,3 @@ class Connection(asyncio.Protocol):
             listener.count(listener.closed, CLOSURES.get(error.code, "protocol_error"))
             listener.tell_once("mqtt_closed", self.device_id or self.address, code=error.code, reason=str(error))
         self.close(error.code, str(error))
-
-    def close(self, code: int, reason: str) -> None:
-        """Say why, if MQTT 5 is spoken, and end the connection behind what was written before."""
-        if self._state == OPEN and self.version == packets.V5:
-            packet = packets.disconnect(code, reason)
-            self.send(packet if len(packet) <= self.packet_maximum else packets.disconnect(code))
-        self._finish()
-
-    def shed(self) -> None:
-        self._finish()
-
-    def abort(self) -> None:
-        self._state = CLOSED
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _finish(self) -> None:
-        if self._state == CLOSED:
-            return
-        self._state = CLOSED
-        self._rest = None
-        if self._transport is not None:
-            self._transport.close()
-            self._timer_s = math.inf
-            self._arm(self._listener.clock.monotonic_s() + CLOSING_S)
-
-    # ---- deadlines ---------------------------------------------------------------------------------------------------
-
-    def _arm(self, at_s: float) -> None:
-        if at_s < self._timer_s:
-            self._timer_s = at_s
-            self._listener.wheel.add(self, at_s)
-
-    def due(self, now_s: float) -> None:
-        """A deadline may have passed; see which, and set the next."""
-        self._timer_s = math.inf
-        if self._transport is None:
-            return
-        limits = self._listener.limits
-        if self._state == CLOSED:
-            self._transport.abort()  # the peer does not read what was left to say
-        elif self._state != OPEN:
-            self._expire(self._opened_s + limits.handshake_s, now_s, "handshake_timeout")
-        else:
-            if self._unread_s:
-                self._expire(self._unread_s + limits.write_stall_s, now_s, "unread")
-            if self._partial_s and not self._hold:
-                self._expire(self._partial_s + limits.packet_s, now_s, "partial")
-            if self.keep_alive_s:
-                heard_s = now_s if self._hold else self._heard_s  # not while it is us who do not listen
-                self._expire(heard_s + 1.5 * self.keep_alive_s, now_s, "keep_alive")  # [MQTT-3.1.2-22]
-
-    def _expire(self, at_s: float, now_s: float, reason: str) -> None:
-        if self._state == CLOSED:
-            return
-        if now_s < at_s:
-            self._arm(at_s)
-            return
-        self._listener.count(self._listener.closed, reason)
-        self.close(packets.KEEP_ALIVE_TIMEOUT, f"too late: {reason}")
-
-
-OVERSIZED_TIMES: Final = 16
-"""How many times the bound a packet of 3.1.1 may be and still be skipped without closing."""
-
-REFUSALS: Final = {
-    packets.UNSUPPORTED_VERSION: "version",
-    packets.CLIENT_ID_NOT_VALID: "client_id",
-    packets.BAD_CREDENTIALS: "credentials",
-    packets.NOT_AUTHORIZED: "credentials",
-    packets.SERVER_UNAVAILABLE: "unavailable",
-}
-
-CLOSURES: Final = {
-    MALFORMED: "malformed",
-    packets.PACKET_TOO_LARGE: "too_large",
-    packets.NOT_AUTHORIZED: "topic",
-    packets.ADMINISTRATIVE: "device_inactive",
-    packets.RECEIVE_MAXIMUM_EXCEEDED: "receive_maximum",
-}
-
-
-def _common_name(certificate: Any) -> str:
-    """The CN of a client certificate that the TLS layer verified, "" without one."""
-    if not isinstance(certificate, dict):
-        return ""
-    for names in certificate.get("subject", ()):
-        for key, value in names:
-            if key == "commonName":
-                return str(value)
-    return ""

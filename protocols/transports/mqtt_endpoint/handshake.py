@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.errors import StorageError
 from gateway.model import DeviceBinding
@@ -15,8 +15,6 @@ from protocols.transports.mqtt_endpoint.packets import Connect
 from protocols.transports.mqtt_endpoint.properties import Properties
 from protocols.transports.mqtt_endpoint.session import Peer, Session
 from protocols.transports.mqtt_endpoint.wills import LastWill
-
-NO_LIMIT: Final = 1 << 30
 
 
 class Applicant(Peer, Protocol):
@@ -43,6 +41,8 @@ class Refused(Exception):  # noqa: N818 -- never leaves this module
 
 async def connect(listener: Listener, peer: Applicant, packet: Connect) -> None:
     """Authenticate a CONNECT and answer it: with a session and CONNACK 0, or with the reason why not."""
+    peer.receive_maximum = packet.properties.get(p.RECEIVE_MAXIMUM, 65_535)
+    peer.packet_maximum = packet.properties.get(p.MAXIMUM_PACKET_SIZE, peer.packet_maximum)
     try:
         _check(packet)
         async with asyncio.timeout(listener.limits.handshake_s), listener.authenticating:
@@ -79,6 +79,16 @@ async def _identify(listener: Listener, peer: Applicant, packet: Connect) -> Dev
     return binding
 
 
+def _last_will(listener: Listener, peer: Applicant, packet: Connect, binding: DeviceBinding) -> LastWill | None:
+    will = packet.will
+    if will is None:
+        return None
+    if len(will.payload) > listener.limits.will_bytes:  # what it says stays: the connection was lost
+        listener.tell_once("mqtt_will_too_large", binding.device_id, bytes=len(will.payload))
+        will.payload = b""
+    return LastWill(will, binding.device_id, listener.transport, peer.source)
+
+
 def _establish(listener: Listener, peer: Applicant, packet: Connect, binding: DeviceBinding) -> None:
     limits, asked = listener.limits, packet.properties
     if len(packet.client_id.encode()) > limits.client_id_bytes:
@@ -92,10 +102,7 @@ def _establish(listener: Listener, peer: Applicant, packet: Connect, binding: De
     keep_alive_s = packet.keep_alive_s
     if packet.version == packets.V5 and not 0 < keep_alive_s <= limits.keep_alive_s:
         keep_alive_s = limits.keep_alive_s
-    peer.receive_maximum = asked.get(p.RECEIVE_MAXIMUM, 65_535)
-    peer.packet_maximum = asked.get(p.MAXIMUM_PACKET_SIZE, NO_LIMIT)
-    will = packet.will
-    last = None if will is None else LastWill(will, binding.device_id, listener.transport, peer.source)
+    last = _last_will(listener, peer, packet, binding)
     session, present = listener.sessions.attach(
         peer, binding.device_id, client_id, clean_start=packet.clean_start, expiry_s=expiry_s, will=last
     )

@@ -26,6 +26,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     write_stall_s: float = 30.0  # how long a peer may refuse to read what it is sent
     topic_aliases: int = 16
     client_id_bytes: int = 256
+    will_bytes: int = 8192  # a longer will is kept as the signal that the connection was lost
     subscriptions: int = 16  # of one session
     sessions_per_device: int = 4
     session_expiry_s: int = 7 * 86_400

@@ -25,7 +25,7 @@ class Waiting(Protocol):
 
     address: str
 
-    def shed(self) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Listener:
@@ -85,7 +85,7 @@ class Listener:
                 return False
             self.leave_waiting(oldest)
             self.count(self.closed, "displaced")
-            oldest.shed()
+            oldest.finish()
         self.connections.add(connection)
         self._waiting[connection] = None
         self._by_address[connection.address] = of_address + 1

@@ -147,17 +147,13 @@ def read_connect(data: bytes, pos: int, stop: int) -> Connect:
     try:
         if reader.binary() != b"MQTT":
             # [MQTT-3.1.2-1]; MQTT 3.1 called itself MQIsdp and is told that it is too old.
-            old = data[pos + 2 : pos + 8] == b"MQIsdp"
-            raise ConnectError(UNSUPPORTED_VERSION, "this is not MQTT 3.1.1 or 5", V311 if old else 0)
+            version = V311 if data[pos + 2 : pos + 8] == b"MQIsdp" else 0
+            raise PacketError(UNSUPPORTED_VERSION, "this is not MQTT 3.1.1 or 5")  # noqa: TRY301 -- gets the version below
         level = reader.u8()
+        version = V5 if level >= V5 else V311
         if level not in (V311, V5):  # [MQTT-3.1.2-2]
-            raise ConnectError(
-                UNSUPPORTED_VERSION, f"protocol level {level}; 4 and 5 are supported", V5 if level > V5 else V311
-            )
-        version = level
+            raise PacketError(UNSUPPORTED_VERSION, f"protocol level {level}; 4 and 5 are supported")  # noqa: TRY301
         return _read_connect(reader, version)
-    except ConnectError:
-        raise
     except PacketError as error:
         raise ConnectError(error.code, str(error), version) from error
 

@@ -152,7 +152,7 @@ def encode_properties(properties: Properties) -> bytes:
     return encode_varint(len(out)) + out
 
 
-def _encode(kind: Type, value: Any) -> bytes:
+def _encode(kind: Type, value: Any) -> bytes:  # noqa: PLR0911 -- one return a type
     match kind:
         case Type.FLAG:
             return bytes((value,))

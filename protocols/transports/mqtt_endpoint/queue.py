@@ -31,6 +31,9 @@ class Down(Struct, gc=False):
     client_id: str | None = None
     packet_id: int | None = None
 
+    def expired(self, now_us: int) -> bool:
+        return self.expires_at_us is not None and self.expires_at_us <= now_us
+
 
 class SessionRow(Struct, gc=False):
     device_id: str

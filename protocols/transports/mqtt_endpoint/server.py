@@ -72,6 +72,7 @@ class MqttEndpoint:
         """Load the sessions, bind and listen. Raises TransportError when the address cannot be bound."""
         if self._server is not None:
             return
+        self._listener.closing = False
         try:
             await self.sessions.load()
             self._server = await asyncio.get_running_loop().create_server(
@@ -153,6 +154,9 @@ class MqttEndpoint:
         listener.closing = True
         if self._server is not None:
             self._server.close()
+            self._server = None
+        for connection in list(listener.connections):
+            connection.stop_reading()
         for coroutine in self._early:
             coroutine.close()
         self._early.clear()

@@ -275,8 +275,11 @@ class Sessions:
         queued = self._queued.get(session.device_id)
         if peer is None or queued is None:
             return
+        now_us = self._clock.now_us()
         if again:
-            session.sent = {number: down for number, down in session.sent.items() if down.id in queued}
+            session.sent = {
+                number: down for number, down in session.sent.items() if down.id in queued and not down.expired(now_us)
+            }
             for packet_id, down in session.sent.items():  # [MQTT-4.4.0-1], in order [MQTT-4.6.0-1]
                 self._transmit(session, peer, down, packet_id)
         flying = {down.id for down in session.sent.values()}
@@ -284,7 +287,7 @@ class Sessions:
         for down in list(queued.values()):
             if len(session.sent) >= window:
                 break
-            if down.id in flying:
+            if down.id in flying or down.expired(now_us):  # [MQTT-3.3.2-5]; the sweep reports it
                 continue
             granted = session.granted(down.topic)
             if granted is not None:
@@ -304,10 +307,8 @@ class Sessions:
             packet_id = session.next_packet_id()
         properties: p.Properties = {}
         if down.expires_at_us is not None:
-            left_us = down.expires_at_us - self._clock.now_us()
-            if left_us <= 0:
-                return  # the sweep reports it; [MQTT-3.3.2-5]
-            properties[p.MESSAGE_EXPIRY] = -(-left_us // US_PER_S)
+            left_s = -(-(down.expires_at_us - self._clock.now_us()) // US_PER_S)
+            properties[p.MESSAGE_EXPIRY] = min(max(left_s, 1), 0xFFFF_FFFF)
         if identifiers:
             properties[p.SUBSCRIPTION_IDENTIFIER] = identifiers
         packet = packets.publish(
@@ -424,7 +425,7 @@ class Sessions:
             if session_or_none.peer is None and not session_or_none.ended and self._expired(session_or_none):
                 self._end(session_or_none)
         for down in [one for queued in self._queued.values() for one in queued.values()]:
-            if down.expires_at_us is not None and down.expires_at_us <= now_us and not self._flying(down):
+            if down.expired(now_us) and not self._flying(down):
                 self._finish(down, "expired")
 
     def _flying(self, down: Down) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Final, Protocol
+
+HORIZON_S: Final = 60
 
 
 class Timed(Protocol):
     def due(self, now_s: float) -> None:
-        """A deadline that was added has passed. It may be added again."""
+        """A deadline that was added may have passed. It may be added again."""
         ...
 
 
 class Wheel:
-    """Buckets of whole seconds. A deadline fires within a second after it, never before it."""
+    """Buckets of whole seconds. An item fires within a second after its deadline, or after HORIZON_S if that is sooner:
+    it has to look at its deadline itself, and what is closed is let go of soon.
+    """
 
     __slots__ = ("_buckets", "_next")
 
@@ -23,6 +27,7 @@ class Wheel:
 
     def add(self, item: Timed, at_s: float) -> None:
         slot = max(math.ceil(at_s), self._next)
+        slot = min(slot, self._next + HORIZON_S)
         bucket = self._buckets.get(slot)
         if bucket is None:
             self._buckets[slot] = [item]

@@ -66,6 +66,7 @@ class Wills:
         self._bound = bound
         self._due: deque[Frame] = deque()
         self._wake = asyncio.Event()
+        self._delivering = asyncio.Lock()
         self.published = 0
         self.lost = 0
 
@@ -95,11 +96,12 @@ class Wills:
             pass
 
     async def _deliver(self) -> bool:
-        batch = [self._due[number] for number in range(min(BATCH, len(self._due)))]
-        if batch and await self._ingest.deliver(batch) is not Verdict.ACCEPTED:
-            return False
-        for _ in batch:
-            self._due.popleft()
+        async with self._delivering:
+            batch = [self._due[number] for number in range(min(BATCH, len(self._due)))]
+            if batch and await self._ingest.deliver(batch) is not Verdict.ACCEPTED:
+                return False
+            for _ in batch:
+                self._due.popleft()
         self.published += len(batch)
         if not self._due:
             self._wake.clear()
