@@ -30,7 +30,9 @@ COMMANDS: Final = {
 
 def build(called: str) -> typer.Typer:
     """The command line with the called command in it; the others are there by name and help text."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, callback=root)
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode=None, no_args_is_help=True, callback=root, pretty_exceptions_enable=False
+    )
     for name, (module, help_text) in COMMANDS.items():
         if name != called:
             app.command(name, help=help_text)(_not_called)
