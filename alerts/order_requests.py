@@ -14,7 +14,7 @@ from alerts.policy import Policy
 from alerts.rows import Alert, encode_json
 from gateway.errors import ConflictError, NotFoundError
 
-LANE: Final = "orders"
+LANE: Final = "order"
 DESTINATION: Final = "order_api"
 _NAMESPACE: Final = uuid.UUID("c7f7a9d3-6d0e-5b0a-9c39-5d1c8f5f6a41")
 CODE_DIGITS: Final = 8

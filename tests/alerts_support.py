@@ -46,7 +46,7 @@ class FileStore:
         self.writes += 1
         with self.connection:
             result = fn(self.connection)
-        return result
+        return result  # noqa: RET504 - mypy knows that the with statement may swallow
 
     async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
         await asyncio.sleep(0)
@@ -122,7 +122,7 @@ def order_outbox(
         store,
         channels,
         clock,
-        handlers={"orders": OrderHandler(policy), **more.pop("handlers", {})},
+        handlers={"order": OrderHandler(policy), **more.pop("handlers", {})},
         technician=DestinationWatch(policy),
         rng=random.Random(7),
         poll_s=0.02,
