@@ -50,14 +50,24 @@ def now_us() -> int:
 
 
 @contextmanager
-def transaction(config: Path | None, data_dir: Path | None, *, dry_run: bool = False) -> Iterator[apsw.Connection]:
-    """One IMMEDIATE transaction, that is committed at the end unless it is a dry run. The gateway may run meanwhile."""
+def transaction(
+    config: Path | None,
+    data_dir: Path | None,
+    *,
+    dry_run: bool = False,
+    on_error: Callable[[BaseException], None] = lambda _: None,
+) -> Iterator[apsw.Connection]:
+    """One IMMEDIATE transaction, that is committed at the end unless it is a dry run. The gateway may run meanwhile.
+
+    After a roll-back ``on_error`` may end the command in its own way.
+    """
     with open_journal(config, data_dir) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
         except BaseException as error:
             connection.execute("ROLLBACK")
+            on_error(error)
             if isinstance(error, ConflictError):
                 fail(str(error), EXIT_WRONG)
             raise
@@ -188,17 +198,29 @@ def import_file(
     if credentials_out is not None and credentials_out.exists() and credentials_out.stat().st_size > 0:
         fail(f"{credentials_out} is there already and may hold tokens that nobody can show again", EXIT_USAGE)
     profiles = known_profiles(config, data_dir) if table == "devices" else ()
+
+    def tell(error: BaseException) -> None:
+        if isinstance(error, csvio.ImportRefusedError):
+            _tell_problems(path, error.problems, json_output=json_output)
+            raise typer.Exit(EXIT_WRONG) from None
+
+    written: Path | None = None
     try:
         plan = csvio.read_plan(table, data, at_us=now_us(), known_profiles=profiles)
-        with transaction(config, data_dir, dry_run=dry_run) as connection:
+        with transaction(config, data_dir, dry_run=dry_run, on_error=tell) as connection:
             report = csvio.apply_plan(connection, plan, at_us=now_us(), actor=CLI_ACTOR)
             if credentials_out is not None and not dry_run:
                 written = _write_tokens(credentials_out, report.tokens)
-        if credentials_out is not None and not dry_run:
+    except BaseException as error:
+        if written is not None:
+            written.unlink(missing_ok=True)  # of tokens that do not count
+        tell(error)
+        raise
+    if credentials_out is not None and written is not None:
+        try:
             written.replace(credentials_out)
-    except csvio.ImportRefusedError as error:
-        _tell_problems(path, error, json_output=json_output)
-        raise typer.Exit(EXIT_WRONG) from None
+        except OSError as error:
+            fail(f"{credentials_out}: {error.strerror}; the devices were imported, their tokens are in {written}")
     _tell_report(path, report, dry_run=dry_run, json_output=json_output, tokens_kept=credentials_out is not None)
 
 
@@ -217,14 +239,14 @@ def _write_tokens(credentials_out: Path, tokens: Mapping[str, str]) -> Path:
     return beside
 
 
-def _tell_problems(path: Path, error: Any, *, json_output: bool) -> None:
+def _tell_problems(path: Path, problems: Sequence[Any], *, json_output: bool) -> None:
     if json_output:
-        problems = [{"line": p.line, "column": p.column, "text": p.text} for p in error.problems]
-        print_json({"applied": False, "problems": problems})
+        told = [{"line": problem.line, "column": problem.column, "text": problem.text} for problem in problems]
+        print_json({"applied": False, "problems": told})
         return
-    for problem in error.problems:
+    for problem in problems:
         print(f"{path}: {problem}", file=sys.stderr)
-    print(f"carebell: {len(error.problems)} problem(s); nothing was imported", file=sys.stderr)
+    print(f"carebell: {len(problems)} problem(s); nothing was imported", file=sys.stderr)
 
 
 def _tell_report(path: Path, report: Any, *, dry_run: bool, json_output: bool, tokens_kept: bool) -> None:

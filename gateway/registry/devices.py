@@ -110,7 +110,8 @@ def insert_device(
     insert(connection, SPEC, device_id, values, change, action)
     _no_longer_unknown(connection, device_id, device_id)
     for kind in KEY_KINDS:
-        _set_key(connection, device_id, kind, values[kind])
+        if values[kind] is not None:
+            _add_key(connection, device_id, kind, str(values[kind]))
     if values["person_id"] is not None:
         _bind(connection, device_id, str(values["person_id"]), change)
     return "" if values["state"] == "retired" else store_token(connection, device_id, at_us=change.at_us)
@@ -138,7 +139,9 @@ def apply_device(
     }
     for kind in KEY_KINDS:
         if kind in extra:
-            _set_key(connection, device_id, kind, values[kind])
+            connection.execute("DELETE FROM device_key WHERE device_id = ? AND kind = ?", (device_id, kind))
+            if values[kind] is not None:
+                _add_key(connection, device_id, kind, str(values[kind]))
     if "person_id" in extra:
         _bind(connection, device_id, None if values["person_id"] is None else str(values["person_id"]), change)
     names = update(connection, SPEC, row, values, change, action, extra)
@@ -222,11 +225,7 @@ def person_at(connection: apsw.Connection, device_id: str, at_us: int) -> str | 
     return None if row is None else str(row[0])
 
 
-def _set_key(connection: apsw.Connection, device_id: str, kind: str, value: f.SqlValue) -> None:
-    connection.execute("DELETE FROM device_key WHERE device_id = ? AND kind = ?", (device_id, kind))
-    if value is None:
-        return
-    shown = str(value)
+def _add_key(connection: apsw.Connection, device_id: str, kind: str, shown: str) -> None:
     key = f.normalize_key(shown)
     owner = connection.execute(
         "SELECT device_id FROM device_key WHERE key = ?1 AND device_id <> ?3"

@@ -271,6 +271,11 @@ def _parse_phone(value: Any) -> str:
         raise ValueError("has too many digits for a phone number")
     if reason != phonenumbers.ValidationResult.IS_POSSIBLE:
         raise ValueError("has too few digits for a phone number (a land line needs its area code)")
+    national = str(parsed.national_number)
+    if parsed.country_code == 86 and not (  # a digit too many in a mobile number is still possible elsewhere
+        phonenumbers.is_valid_number(parsed) or (len(national) == 11 and national.startswith("1"))
+    ):
+        raise ValueError("is not a Chinese number: a mobile number has 11 digits, a land line needs its area code")
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
