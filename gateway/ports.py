@@ -53,7 +53,10 @@ class Profiles(Protocol):
     """What reports mean."""
 
     def explain(self, profile: str, report: Report, received_at_us: int) -> Reading:
-        """The observations of a report by the named profile. Raises ProfileError."""
+        """The observations of a report by the named profile. Raises ProfileError.
+
+        May complete the report in place (``faults``, ``dedup_key``, ``at_us``, ``stored``): read those afterwards.
+        """
         ...
 
 

@@ -145,7 +145,7 @@ class _Draft:
             return
         try:
             at = msgspec.convert(value, datetime)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):
             self._fault("at", "not an RFC 3339 time")
             return
         if at.tzinfo is None:

@@ -103,7 +103,7 @@ def test_any_json(name: str, value: Any) -> None:
 
 
 @given(MESSAGE | st.lists(MESSAGE, max_size=3), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_the_two_roads_agree(message: Any, ascii_only: bool) -> None:
     text = json.dumps(message, ensure_ascii=ascii_only)
     payload = text.encode("utf-8", "surrogatepass")
@@ -116,7 +116,7 @@ def test_the_two_roads_agree(message: Any, ascii_only: bool) -> None:
 
 
 @given(MESSAGE, st.sampled_from(sorted(EMERGENCY_SIGNALS)), st.lists(JSON, max_size=4), st.integers(0, 4))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_an_emergency_survives_any_garbage_beside_it(
     message: dict[str, Any], signal: str, beside: list[Any], place: int
 ) -> None:
