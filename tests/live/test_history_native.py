@@ -122,6 +122,26 @@ def test_hourly_figures_are_whole_before_and_after_the_roll_up(server: Server, j
     assert rows(dsn, HOURLY) == rows(dsn, BY_HAND)
 
 
+def test_figures_outlive_their_rows(server: Server, journal: Journal) -> None:
+    dsn, dice = server.database(), random.Random(7)
+    hour = now_us() // HOUR_US * HOUR_US
+    for back_days in (100, 40, 1):
+        journal.append(an_hour_of_each("P-0001", hour - back_days * DAY_US, 5, dice))
+    copy(journal, dsn)
+    expected = rows(dsn, BY_HAND)
+    assert maintenance.once(dsn, "native", 0) == 3
+    maintenance.once(dsn, "native", 30)
+    assert rows(dsn, "SELECT count(*) FROM observation") == [(5,)]
+    assert rows(dsn, HOURLY) == expected
+    maintenance.once(dsn, "native", 10)  # figures are kept for 50 days then
+    assert rows(dsn, HOURLY) == [row for row in expected if row[0] * 1_000_000 > hour - 50 * DAY_US]
+    # A row that comes for a day that is gone does not overwrite its figures.
+    journal.append(an_hour_of_each("P-0001", hour - 40 * DAY_US, 1, dice))
+    copy(journal, dsn)
+    maintenance.once(dsn, "native", 10)
+    assert rows(dsn, HOURLY) == [row for row in expected if row[0] * 1_000_000 > hour - 50 * DAY_US]
+
+
 def test_rows_that_come_during_a_roll_up_are_not_forgotten(server: Server, journal: Journal) -> None:
     dsn, dice = server.database(), random.Random(6)
     hour = now_us() // HOUR_US * HOUR_US - 5 * HOUR_US

@@ -20,7 +20,8 @@ HOUR_US: Final = 3_600_000_000
 DAY_US: Final = 24 * HOUR_US
 PARTITION_PREFIX: Final = "observation_p"
 COMPRESS_AFTER: Final = "7 days"
-LATE: Final = "31 days"  # rows come at most 30 days late (copyrows.BELIEVED_AGE_US)
+FIGURES_KEPT_TIMES: Final = 5
+"""Hourly figures are kept this many times longer than the rows that they were made of."""
 PARTITION_LOCK_KEY: Final = 0x63626C33
 ROLL_AFTER: Final = "5 minutes"
 
@@ -139,15 +140,20 @@ class Native:
             for day in (today, today + 1):
                 _make_partition(connection, day)
         rolled = 0
+        first_kept_day = today - retention_days if retention_days > 0 else 0
         due = connection.execute(
-            "SELECT hour::text, mark FROM dirty_hour"
-            f" WHERE hour + interval '1 hour' < now() - interval '{ROLL_AFTER}' ORDER BY hour".encode()
+            # What is about to be dropped is not rolled up again: that would take its figures away with it.
+            "SELECT hour::text, mark FROM dirty_hour WHERE hour >= %s::timestamptz"
+            f" AND hour + interval '1 hour' < now() - interval '{ROLL_AFTER}' ORDER BY hour".encode(),
+            (_hour_text(first_kept_day * 24),),
         ).fetchall()
         for hour, mark in due:
             self._roll(connection, str(hour), mark)
             rolled += 1
         if retention_days > 0:
-            self._drop_older(connection, today - retention_days)
+            self._drop_older(connection, first_kept_day)
+            figures = _hour_text((today - retention_days * FIGURES_KEPT_TIMES) * 24)
+            connection.execute("DELETE FROM rolled_hour WHERE hour < %s::timestamptz", (figures,))
         return rolled
 
     def _roll(self, connection: Connection, hour: str, mark: object) -> None:
@@ -204,9 +210,6 @@ class Timescale:
             " WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS"
             f" SELECT time_bucket(interval '1 hour', effective_at) AS hour, person_id, {wide_aggregates()}"
             " FROM observation WHERE person_id IS NOT NULL GROUP BY 1, 2 WITH NO DATA",
-            # The window reaches back as far as rows may come late; only what they changed is computed again.
-            f"SELECT add_continuous_aggregate_policy('observation_hour', start_offset => interval '{LATE}',"
-            " end_offset => interval '1 hour', schedule_interval => interval '15 minutes', if_not_exists => true)",
             metric_hour_view(),
         )
 
@@ -220,14 +223,44 @@ class Timescale:
         """The extension keeps its own log of changes."""
 
     def maintain(self, connection: Connection, retention_days: int) -> int:
+        """Give the policies their ages; one that has its age is left alone: a new one would begin its rounds anew.
+
+        Rows that are about to be dropped are not aggregated again: that would take their figures away with them.
+        """
+        kept = f"interval '{retention_days} days'" if retention_days > 0 else None
+        figures = f"interval '{retention_days * FIGURES_KEPT_TIMES} days'" if retention_days > 0 else None
+        reach = f"interval '{max(retention_days - 1, 2)} days'" if retention_days > 0 else "NULL"
         with connection.transaction():
-            for table in ("observation", "signal"):
-                connection.execute(f"SELECT remove_retention_policy('{table}', if_exists => true)".encode())
-                if retention_days > 0:
-                    connection.execute(
-                        f"SELECT add_retention_policy('{table}', interval '{retention_days} days')".encode()
-                    )
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (PARTITION_LOCK_KEY,))
+            for table, age in (("observation", kept), ("signal", kept), ("observation_hour", figures)):
+                if not self._has(connection, "policy_retention", "drop_after", table, age or "NULL"):
+                    _run(connection, f"SELECT remove_retention_policy('{table}', if_exists => true)")
+                    if age is not None:
+                        _run(connection, f"SELECT add_retention_policy('{table}', {age})")
+            if not self._has(
+                connection, "policy_refresh_continuous_aggregate", "start_offset", "observation_hour", reach
+            ):
+                _run(
+                    connection,
+                    "SELECT remove_continuous_aggregate_policy('observation_hour', if_exists => true)",
+                    f"SELECT add_continuous_aggregate_policy('observation_hour', start_offset => {reach}::interval,"
+                    " end_offset => interval '1 hour', schedule_interval => interval '15 minutes')",
+                )
         return 0
+
+    @staticmethod
+    def _has(connection: Connection, policy: str, key: str, table: str, age: str) -> bool:
+        """Whether there is such a policy with this age (NULL: without one)."""
+        row = connection.execute(
+            "SELECT count(*) FROM timescaledb_information.jobs j"
+            " LEFT JOIN timescaledb_information.continuous_aggregates c"
+            " ON c.materialization_hypertable_name = j.hypertable_name WHERE j.proc_name = %s"
+            " AND coalesce(c.view_schema, j.hypertable_schema) = current_schema()"
+            " AND coalesce(c.view_name, j.hypertable_name) = %s"
+            f" AND (j.config ->> %s)::interval IS NOT DISTINCT FROM {age}::interval".encode(),
+            (policy, table, key),
+        ).fetchone()
+        return row == (1,)
 
 
 def choose(connection: Connection, recorded: str | None) -> Native | Timescale:
