@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,10 +21,28 @@ from rules.loader import RuleSet
 from rules.machine import Rule
 
 
+class Wanted:
+    """Which of some machines want a metric or a signal; in the order of the rule set. Never changed once made."""
+
+    __slots__ = ("by_id", "by_metric", "by_signal")
+
+    def __init__(self, rules: Iterable[Rule[Any]]) -> None:
+        self.by_id: dict[str, Rule[Any]] = {}
+        self.by_metric: dict[str, list[Rule[Any]]] = {}
+        self.by_signal: dict[str, list[Rule[Any]]] = {}
+        for rule in rules:
+            self.by_id[rule.rule_id] = rule
+            for metric in rule.metrics:
+                self.by_metric.setdefault(metric, []).append(rule)
+            for signal in rule.signals:
+                self.by_signal.setdefault(signal, []).append(rule)
+
+
 class Compiled(Struct, frozen=True):
     """The machines of a person. ``until_us`` is when a validity begins or ends, so that they must be made anew."""
 
-    rules: tuple[Rule[Any], ...]
+    wanted: Wanted
+    area: AreaRule | None
     until_us: int | None
 
 
@@ -33,7 +52,8 @@ class Compiler:
     def __init__(self, rules: RuleSet, site_timezone: str) -> None:
         self._rules = rules
         self._site_zone = ZoneInfo(site_timezone)
-        self._shared: dict[tuple[Any, ...], tuple[Rule[Any], ...]] = {}
+        self._shared: dict[tuple[Any, ...], tuple[tuple[Rule[Any], ...], Wanted]] = {}
+        self._of_devices: dict[tuple[Any, ...], tuple[Rule[Any], ...]] = {}
 
     def zone(self, plan: CarePlan) -> ZoneInfo:
         """The person's time zone, the site's when it has none or one that does not exist."""
@@ -49,29 +69,38 @@ class Compiler:
         key = (frozenset(plan.conditions), zone.key)
         shared = self._shared.get(key)
         if shared is None:
-            shared = self._shared[key] = (*self._thresholds(plan, ()), *self._general(plan, zone))
+            rules = (*self._thresholds(plan, ()), *self._general(plan, zone))
+            shared = self._shared[key] = (rules, Wanted(rules))
+        rules, wanted = shared
         overrides = tuple(o for o in plan.overrides if _valid(o.valid_from_us, o.valid_to_us, at_us))
+        expectations = self._expectations(plan, zone)
         if overrides:
-            shared = (*self._thresholds(plan, overrides), *self._general(plan, zone))
+            rules = (*self._thresholds(plan, overrides), *self._general(plan, zone))
+        if overrides or expectations:
+            wanted = Wanted((*rules, *expectations))
         edges = [edge for override in plan.overrides for edge in (override.valid_from_us, override.valid_to_us)]
         for fence in plan.fences:
             edges += [fence.valid_from_us, fence.valid_to_us, fence.paused_until_us]
         later = [edge for edge in edges if edge is not None and edge > at_us]
-        own = (*self._expectations(plan, zone), *self._areas(plan, zone, at_us))
-        return Compiled((*shared, *own), min(later, default=None))
+        return Compiled(wanted, self._area(plan, zone, at_us), min(later, default=None))
 
     def device(self, care: DeviceCare, plan: CarePlan) -> tuple[Rule[Any], ...]:
+        silence: schema.Silence = self._rules.silence.config
+        limit_s = max(silence.heartbeats * care.heartbeat_s, care.silent_after_s)
+        key = (limit_s, plan.high_risk, care.battery_low_percent, care.battery_low_volts)
+        known = self._of_devices.get(key)
+        if known is not None:
+            return known
         rules: list[Rule[Any]] = []
         for item in self._rules.thresholds.values():
             config: schema.Threshold = item.config
             if config.per == "device":
                 limits = limits_for(config, frozenset(), _battery(care))
                 rules.append(DeviceThresholdRule(config, item.version, limits))
-        silence: schema.Silence = self._rules.silence.config
-        limit_s = max(silence.heartbeats * care.heartbeat_s, care.silent_after_s)
         if limit_s:
             rules.append(SilenceRule(silence, self._rules.silence.version, limit_s, high_risk=plan.high_risk))
-        return tuple(rules)
+        known = self._of_devices[key] = tuple(rules)
+        return known
 
     def _thresholds(self, plan: CarePlan, overrides: tuple[ThresholdOverride, ...]) -> list[Rule[Any]]:
         rules: list[Rule[Any]] = []
@@ -113,7 +142,7 @@ class Compiler:
                 rules.append(MotionRule(config, version, expectation, zone))
         return rules
 
-    def _areas(self, plan: CarePlan, zone: ZoneInfo, at_us: int) -> list[Rule[Any]]:
+    def _area(self, plan: CarePlan, zone: ZoneInfo, at_us: int) -> AreaRule | None:
         fences = [
             fence
             for fence in plan.fences
@@ -122,9 +151,9 @@ class Compiler:
             and fence.paused_until_us <= at_us
         ]
         if not fences:
-            return []
+            return None
         versions = ",".join(f"{fence.fence_id}.{fence.version}" for fence in fences)
-        return [AreaRule(self._rules.geofence.config, f"{self._rules.geofence.version}+{versions}", fences, zone)]
+        return AreaRule(self._rules.geofence.config, f"{self._rules.geofence.version}+{versions}", fences, zone)
 
 
 def _battery(care: DeviceCare) -> tuple[ThresholdOverride, ...]:

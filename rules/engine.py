@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,7 +24,7 @@ from rules.compile import Compiler
 from rules.kinds.absence import SilenceRule
 from rules.kinds.signal import EMERGENCY_RULE_VERSION, emergencies, emergencies_ended
 from rules.loader import RuleSet
-from rules.machine import EVERYTHING, MINUTE_US, Interval, Observed, Rule, Tick, last_known
+from rules.machine import EVERYTHING, MINUTE_US, NOTHING, Interval, Observed, Rule, Tick, last_known
 from rules.runtime import DEVICE_ROW, PLAN_WAKE, Device, Person, Slot
 
 _log = structlog.get_logger("rules")
@@ -69,8 +70,8 @@ class RulesEngine:
         self._armed = False
         self._hold_until_us = 0
         self._changed: set[tuple[str, str]] = set()
+        self._intervals: dict[Interval, Interval] = {}
         self._told: set[str] = set()
-        self._saved_at_us = 0
         self.failures: Counter[str] = Counter()
         """How often each rule has failed, by id; for the metric."""
         self.slow_records = 0
@@ -118,9 +119,10 @@ class RulesEngine:
                             if (south < latitude < north and west < longitude < east) is not inside:
                                 break
                         else:
-                            if latitude or longitude:
+                            if fix.observed_at_us >= device.fix_made_us and (latitude or longitude):
                                 device.heard_us = device.fix_at_us = now_us
                                 device.fix = fix
+                                device.fix_made_us = fix.observed_at_us
                                 continue
             except Exception:  # noqa: BLE001  a value of a strange type is not ordinary; the long way knows more
                 self._failed("engine", record.device_id)
@@ -248,7 +250,7 @@ class RulesEngine:
                 self._step_observed(rule, person, device, observed, effects)
             fix = reading.position
             if not when.late and fix is not None and fix.valid and (fix.latitude or fix.longitude):
-                device.fix, device.fix_at_us = fix, now_us
+                device.saw(fix, now_us)
         device.heard_us = now_us
         if when.lag_us is not None:
             device.lag_us, device.lag_at_us = when.lag_us, now_us
@@ -269,9 +271,12 @@ class RulesEngine:
         reading = observed.reading
         found: dict[int, Rule[Any]] = {}
         for signal in reading.signals:
-            for rule in person.by_signal.get(signal, ()):
+            for rule in person.wanted.by_signal.get(signal, ()):
                 found[id(rule)] = rule
-        for metric in reading.measurements:
+        for metric, value in reading.measurements.items():
+            low, high, until = device.quick.get(metric, NOTHING)
+            if low < value < high and observed.at_us < until and not observed.late:
+                continue
             for rule in device.by_metric.get(metric, ()):
                 found[id(rule)] = rule
         if reading.position is not None and person.area is not None:
@@ -440,7 +445,7 @@ class RulesEngine:
             if not plan.expectations:
                 continue
             person = self._person(plan.person_id, "", now_us)
-            for rule in person.rules.values():
+            for rule in person.wanted.by_id.values():
                 if rule.subject != "person":
                     continue
                 slot = self._slots.get((rule.rule_id, person.subject))
@@ -502,8 +507,7 @@ class RulesEngine:
         return person
 
     def _rule(self, rule_id: str, person: Person, device: Device | None) -> Rule[Any] | None:
-        found = person.rules.get(rule_id)
-        return found or (device.rules.get(rule_id) if device is not None else None)
+        return person.rule(rule_id) or (device.rule(rule_id) if device is not None else None)
 
     # ---- the index of the ordinary -------------------------------------------------------------------------------
 
@@ -521,7 +525,8 @@ class RulesEngine:
             slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
             a, b, c = rule.quiet(rule.initial() if slot is None else slot.state_of(rule), metric)
             low, high, until = max(low, a), min(high, b), min(until, c)
-        return low, high, until
+        interval = (low, high, until)
+        return self._intervals.setdefault(interval, interval) if until == inf else interval
 
     def _index_places(self, device: Device, person: Person) -> None:
         rule = person.area

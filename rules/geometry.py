@@ -11,7 +11,7 @@ from shapely import Polygon as Area
 from shapely.geometry.base import BaseGeometry
 from shapely.prepared import PreparedGeometry, prep
 
-from gateway.care import Circle, Corridor, Fence, LonLat
+from gateway.care import Circle, Corridor, Fence, LonLat, Polygon
 from gateway.datum import to_wgs84
 
 EARTH_RADIUS_M: Final = 6_371_008.8
@@ -40,13 +40,14 @@ class Ground:
         self._per_lon = _METRES_PER_DEGREE * max(cos(radians(self._lat0)), 0.01)
         self.margin_m = fence.margin_m
         self._circle_m = shape.radius_m if isinstance(shape, Circle) else 0.0
-        self._solid: BaseGeometry = self._build(fence)
-        self._prepared: PreparedGeometry[BaseGeometry] = prep(self._solid)
-        self._edge: BaseGeometry = self._solid.boundary
-        self.radius_m = self._circle_m or sqrt(self._solid.area / pi)
-        """Of the circle of the same area."""
-        self.inner_m = self._circle_m or self._depth()
-        """How far from the edge the innermost point is, about."""
+        self.radius_m = self.inner_m = self._circle_m
+        """Of the circle of the same area; and how far from the edge the innermost point is, about."""
+        if not self._circle_m:  # a circle needs no polygon, and there are as many as homes
+            self._solid: BaseGeometry = self._build(fence)
+            self._prepared: PreparedGeometry[BaseGeometry] = prep(self._solid)
+            self._edge: BaseGeometry = self._solid.boundary
+            self.radius_m = sqrt(self._solid.area / pi)
+            self.inner_m = self._depth()
 
     def signed_distance_m(self, latitude: float, longitude: float) -> float:
         """How far outside the edge a point is; negative inside."""
@@ -83,11 +84,9 @@ class Ground:
 
     def _build(self, fence: Fence) -> BaseGeometry:
         shape = fence.shape
-        if isinstance(shape, Circle):
-            return Point(0, 0).buffer(shape.radius_m)
         if isinstance(shape, Corridor):
             return LineString(self._ring(shape.coordinates, fence)).buffer(shape.width_m / 2)
-        rings = [self._ring(ring, fence) for ring in shape.coordinates]
+        rings = [self._ring(ring, fence) for ring in shape.coordinates] if isinstance(shape, Polygon) else []
         solid = Area(rings[0], rings[1:])
         return solid if solid.is_valid else shapely.make_valid(solid)
 

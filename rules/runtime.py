@@ -11,8 +11,9 @@ from gateway.care import CarePlan
 from gateway.model import Position
 from rules.compile import Compiled
 from rules.kinds.absence import SilenceRule
-from rules.kinds.geofence import AreaRule, Box
+from rules.kinds.geofence import Box
 from rules.machine import Interval, Rule
+from rules.timing import sane_us
 
 DEVICE_ROW: Final = "~device"
 """Rows under this name hold what devices said last; they are no rule's."""
@@ -74,27 +75,23 @@ class Slot:
 
 
 class Person:
-    """The machines of a person, and where they are wanted. ``subject`` names the person's states."""
+    """The machines of a person. ``subject`` names the person's states."""
 
-    __slots__ = ("area", "by_metric", "by_signal", "devices", "person_id", "plan", "rules", "subject", "until_us")
+    __slots__ = ("area", "devices", "person_id", "plan", "subject", "until_us", "wanted")
 
     def __init__(self, person_id: str, subject: str, plan: CarePlan, compiled: Compiled) -> None:
         self.person_id = person_id
         self.subject = subject
         self.plan = plan
         self.until_us = compiled.until_us
+        self.wanted = compiled.wanted
+        self.area = compiled.area
         self.devices: list[Device] = []
-        self.rules: dict[str, Rule[Any]] = {rule.rule_id: rule for rule in compiled.rules}
-        self.area: AreaRule | None = None
-        self.by_metric: dict[str, list[Rule[Any]]] = {}
-        self.by_signal: dict[str, list[Rule[Any]]] = {}
-        for rule in compiled.rules:
-            for metric in rule.metrics:
-                self.by_metric.setdefault(metric, []).append(rule)
-            for signal in rule.signals:
-                self.by_signal.setdefault(signal, []).append(rule)
-            if isinstance(rule, AreaRule):
-                self.area = rule
+
+    def rule(self, rule_id: str) -> Rule[Any] | None:
+        if self.area is not None and rule_id == self.area.rule_id:
+            return self.area
+        return self.wanted.by_id.get(rule_id)
 
 
 class _DeviceRow(Struct, array_like=True):
@@ -114,8 +111,8 @@ class Device:
     """
 
     __slots__ = (
-        "boxes", "by_metric", "calm", "device_id", "fix", "fix_at_us", "heard_us", "lag_at_us", "lag_us", "person",
-        "person_id", "quick", "rules", "saved_us", "silence",
+        "boxes", "by_metric", "calm", "device_id", "fix", "fix_at_us", "fix_made_us", "heard_us", "lag_at_us", "lag_us",
+        "person", "person_id", "quick", "rules", "saved_us", "silence",
     )  # fmt: skip
 
     def __init__(self, device_id: str) -> None:
@@ -125,29 +122,42 @@ class Device:
         self.calm = False
         self.quick: dict[str, Interval] = {}
         self.boxes: tuple[Box, ...] = ()
-        self.rules: dict[str, Rule[Any]] = {}
+        self.rules: tuple[Rule[Any], ...] = ()
         self.by_metric: dict[str, list[Rule[Any]]] = {}
         self.silence: SilenceRule | None = None
         self.heard_us = 0
         self.saved_us = 0
         self.fix: Position | None = None
         self.fix_at_us = 0
+        self.fix_made_us = 0
         self.lag_us: int | None = None
         self.lag_at_us = 0
 
     def settle(self, person: Person, rules: tuple[Rule[Any], ...]) -> None:
         """Belong to a person, with the machines of this device."""
         if self.person_id != person.person_id:
-            self.fix, self.fix_at_us = None, 0
+            self.fix, self.fix_at_us, self.fix_made_us = None, 0, 0
         self.person, self.person_id = person, person.person_id
         person.devices.append(self)
-        self.rules = {rule.rule_id: rule for rule in rules}
+        self.rules = rules
         self.silence = next((rule for rule in rules if isinstance(rule, SilenceRule)), None)
-        self.by_metric = {metric: list(found) for metric, found in person.by_metric.items()}
+        self.by_metric = dict(person.wanted.by_metric)
         for rule in rules:
             for metric in rule.metrics:
-                self.by_metric.setdefault(metric, []).append(rule)
+                self.by_metric[metric] = [*self.by_metric.get(metric, ()), rule]
         self.quick = {}
+
+    def saw(self, fix: Position, received_at_us: int) -> None:
+        """Remember a fix, unless it is older than the last one; a time that cannot be right counts as its reception."""
+        before = self.fix
+        if before is not None:
+            made_us = sane_us(fix.observed_at_us, received_at_us)
+            if made_us < sane_us(before.observed_at_us, self.fix_at_us):
+                return
+        self.fix, self.fix_at_us, self.fix_made_us = fix, received_at_us, fix.observed_at_us
+
+    def rule(self, rule_id: str) -> Rule[Any] | None:
+        return next((rule for rule in self.rules if rule.rule_id == rule_id), None)
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(
@@ -165,4 +175,5 @@ class Device:
             row.lag_us,
             row.lag_at_us,
         )
+        device.fix_made_us = row.fix.observed_at_us if row.fix is not None else 0
         return device

@@ -51,3 +51,10 @@ def judge(
     if slow_clock:
         return Timing(late=False, at_us=received_at_us, occurred_at_us=received_at_us, lag_us=lag_us)
     return Timing(late=True, at_us=observed_at_us, occurred_at_us=observed_at_us, lag_us=lag_us)
+
+
+def sane_us(observed_us: int, received_us: int, otherwise_us: int | None = None) -> int:
+    """A device's time where it can be right, never after its reception; else ``otherwise_us``, else the reception."""
+    if received_us - LATE_US <= observed_us <= received_us + AHEAD_US:
+        return min(observed_us, received_us)
+    return received_us if otherwise_us is None else otherwise_us

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, inf, sqrt
+from typing import Final
 
 from msgspec import Struct
 
@@ -10,6 +11,8 @@ from gateway.clock import US_PER_S
 from gateway.model import Effect, Severity
 from rules import schema
 from rules.machine import EVERYTHING, NOTHING, Interval, Observed, Rule, Step, Tick, cleared, raised
+
+_SLOW: Final = 0.1
 
 
 class BaselineState(Struct, array_like=True):
@@ -25,7 +28,9 @@ class BaselineState(Struct, array_like=True):
 
 
 class BaselineRule(Rule[BaselineState]):
-    """See ``schema.Baseline``. While the recent mean is unusual the long one stands still."""
+    """See ``schema.Baseline``. While the recent mean is away the long one learns slowly: an illness is not a new normal
+    at once, but a new medicine is in the end.
+    """
 
     state_type = BaselineState
 
@@ -76,10 +81,11 @@ class BaselineRule(Rule[BaselineState]):
             unusual = False
             effects = (cleared(self, stimulus, config.alert, {"value": round(recent, 3)}),)
         mean, variance = state.mean, state.variance
-        if not unusual:
-            # Until as many samples are in as the memory would weigh, a plain mean learns faster.
-            weight = max(1 - exp(-elapsed_s / config.memory_s), 1 / (state.count + 1))
-            delta = value - mean
-            mean += weight * delta
-            variance = (1 - weight) * (variance + weight * delta * delta)
+        # Until as many samples are in as the memory would weigh, a plain mean learns faster.
+        weight = max(1 - exp(-elapsed_s / config.memory_s), 1 / (state.count + 1))
+        if ripe and away > limit / 2:
+            weight *= _SLOW
+        delta = value - mean
+        mean += weight * delta
+        variance = (1 - weight) * (variance + weight * delta * delta)
         return Step(BaselineState(state.count + 1, state.first_us, at_us, mean, variance, recent, unusual), effects)

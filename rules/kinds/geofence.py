@@ -23,7 +23,7 @@ from rules import schema
 from rules.geometry import Ground, distance_m
 from rules.local_time import in_force, next_change_us
 from rules.machine import Observed, Rule, Step, Tick, cleared, raised
-from rules.timing import AHEAD_US, LATE_US
+from rules.timing import LATE_US, sane_us
 
 Box = tuple[bool, float, float, float, float]
 """Inside, south, north, west, east."""
@@ -123,7 +123,7 @@ class AreaRule(Rule[AreaState]):
         before = at.fix
         if before is None:
             return True
-        if made_us < _sane_us(before.observed_at_us, at.fix_at_us):
+        if made_us < sane_us(before.observed_at_us, at.fix_at_us):
             return False
         apart_m = distance_m(before.latitude, before.longitude, fix.latitude, fix.longitude)
         apart_m -= self._accuracy(before) + self._accuracy(fix)
@@ -202,6 +202,8 @@ class AreaRule(Rule[AreaState]):
         trespassed = sorted(
             name for name in now if self.fences[name].kind == "forbidden" and fences.get(name, _UNKNOWN).where == "in"
         )
+        if any(fences[name].count for name in homes) and self.config.exit_alert not in alarms:
+            outside = False  # the last fix was in one of the areas: not confirmed yet, but no reason to start an alarm
         away_m = min((fences[name].away_m for name in homes), default=0.0) if outside else 0.0
         detail: dict[str, Any] = {"away_m": round(away_m), "suspected": suspected}
         self._alarm(self.config.exit_alert, outside, homes, suspected, detail, alarms, at, fix, effects)
@@ -264,11 +266,4 @@ def _made_us(at: Observed) -> int | None:
         return at.at_us - max(age_us, 0)
     if age_us > LATE_US:
         return None
-    return _sane_us(fix.observed_at_us, at.received_at_us, at.at_us - max(age_us, 0))
-
-
-def _sane_us(observed_us: int, received_us: int, otherwise_us: int | None = None) -> int:
-    """A device's time where it can be right; never after its reception."""
-    if received_us - LATE_US <= observed_us <= received_us + AHEAD_US:
-        return min(observed_us, received_us)
-    return received_us if otherwise_us is None else otherwise_us
+    return sane_us(fix.observed_at_us, at.received_at_us, at.at_us - max(age_us, 0))
