@@ -135,7 +135,7 @@ class Worker:
                 writer.flush_if_due()
             self._status.ok = True
             self._status.text = upkeep.complaint or self._gap or "copying"
-            self._report(reader, writer, force=False)
+            self._report(reader, writer)
             if os.getppid() != self._settings.parent_pid:
                 return self.stop()
             if part.rows < FULL_ROWS:
@@ -149,11 +149,11 @@ class Worker:
         self._status.faults += packed.faults
         self._status.refused += refused
 
-    def _report(self, reader: JournalReader, writer: HistoryWriter, *, force: bool) -> None:
+    def _report(self, reader: JournalReader, writer: HistoryWriter) -> None:
         status = self._status
         status.bookmark, status.durable = writer.bookmark, writer.durable
         now_s = time.monotonic()
-        if force or status.ok != self._told.ok or (now_s - self._told_at_s >= STATUS_EVERY_S and status != self._told):
+        if status.ok != self._told.ok or (now_s - self._told_at_s >= STATUS_EVERY_S and status != self._told):
             status.journal_seq = reader.bounds()[1]
             self._tell()
 
