@@ -169,6 +169,7 @@ def list_all(
     profile: Annotated[str, typer.Option("--profile", metavar="P", help="Only those of this profile.")] = "",
     state: StateOption = "",
     search: SearchOption = "",
+    unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those in service that are nobody's.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """All devices. Example: carebell devices list --person P-0001"""
@@ -181,6 +182,7 @@ def list_all(
             profile=profile,
             state=state,
             search=search,
+            unassigned=unassigned,
             after_id=after_id,
             limit=PAGE,
         )

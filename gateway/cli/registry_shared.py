@@ -15,6 +15,7 @@ import typer
 from gateway.cli.common import (
     CLI_ACTOR,
     EXIT_CONFIG,
+    EXIT_TEMPORARY,
     EXIT_USAGE,
     EXIT_WRONG,
     fail,
@@ -50,6 +51,15 @@ def now_us() -> int:
 
 
 @contextmanager
+def _when_free() -> Iterator[None]:
+    """Opening a file takes its lock for a moment too; somebody may hold that for long."""
+    try:
+        yield
+    except apsw.BusyError as error:
+        fail(f"the journal is locked ({error}); try again", EXIT_TEMPORARY)
+
+
+@contextmanager
 def transaction(
     config: Path | None,
     data_dir: Path | None,
@@ -61,12 +71,13 @@ def transaction(
 
     After a roll-back ``on_error`` may end the command in its own way.
     """
-    with open_journal(config, data_dir) as connection:
+    with _when_free(), open_journal(config, data_dir) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
         except BaseException as error:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                connection.execute("ROLLBACK")
             on_error(error)
             if isinstance(error, ConflictError):
                 fail(str(error), EXIT_WRONG)
@@ -77,7 +88,7 @@ def transaction(
 @contextmanager
 def reading(config: Path | None, data_dir: Path | None) -> Iterator[apsw.Connection]:
     """One snapshot of the registry."""
-    with open_journal(config, data_dir, read_only=True) as connection, connection:
+    with _when_free(), open_journal(config, data_dir, read_only=True) as connection, connection:
         yield connection
 
 

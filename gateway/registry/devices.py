@@ -298,10 +298,14 @@ def list_devices(
     state: str = "",
     profile: str = "",
     search: str = "",
+    unassigned: bool = False,
     after_id: str = "",
     limit: int = 1000,
 ) -> list[dict[str, Any]]:
-    """Devices by id, behind ``after_id``. ``search`` looks for a part of the id, the model or an identity."""
+    """Devices by id, behind ``after_id``. ``search`` looks for a part of the id, the model or an identity.
+
+    ``unassigned``: only those in service that belong to nobody.
+    """
     pattern = f"%{search}%"
     found = rows(
         connection,
@@ -309,9 +313,10 @@ def list_devices(
         " (SELECT json_group_object(kind, shown) FROM device_key k WHERE k.device_id = d.id) AS keys"
         " FROM device d LEFT JOIN binding b ON b.device_id = d.id AND b.to_us IS NULL"
         " WHERE d.id > ? AND (? = '' OR b.person_id = ?) AND (? = '' OR d.state = ?) AND (? = '' OR d.profile = ?)"
+        " AND (NOT ? OR (b.person_id IS NULL AND d.state <> 'retired'))"
         " AND (? = '' OR d.id LIKE ? OR d.model LIKE ? OR EXISTS"
         " (SELECT 1 FROM device_key k WHERE k.device_id = d.id AND k.shown LIKE ?)) ORDER BY d.id LIMIT ?",
-        (after_id, person_id, person_id, state, state, profile, profile, search, pattern, pattern, pattern, limit),
+        (after_id, *(person_id,) * 2, *(state,) * 2, *(profile,) * 2, int(unassigned), search, *(pattern,) * 3, limit),
     )
     return [_view(row | f.decode_object(row["keys"])) for row in found]
 

@@ -218,6 +218,20 @@ def test_replacing_a_device(carebell: Carebell) -> None:
     assert parsed(carebell("devices", "show", "D-0001", "--json"))["replaced_by"] == "D-0002"
 
 
+def test_a_locked_journal_is_a_temporary_failure(
+    carebell: Carebell, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carebell("persons", "add", "--id", "P-1", "--name", "a")
+    monkeypatch.setattr("gateway.storage.database.BUSY_TIMEOUT_MS", 50)
+    holder = apsw.Connection(str(database))
+    holder.execute("BEGIN IMMEDIATE")
+    assert "try again" in carebell("persons", "add", "--id", "P-2", "--name", "b", code=75).stderr
+    assert [row["person_id"] for row in parsed(carebell("persons", "list", "--json"))] == ["P-1"]  # reading goes on
+    holder.execute("ROLLBACK")
+    holder.close()
+    carebell("persons", "add", "--id", "P-2", "--name", "b")
+
+
 def test_a_file_may_come_by_standard_input(tmp_path: Path) -> None:
     code = "from gateway.cli.main import main; main()"
     command = [sys.executable, "-c", code, "persons", "import", "-", "--json", "--data-dir", str(tmp_path)]

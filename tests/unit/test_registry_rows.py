@@ -287,6 +287,23 @@ def test_when_a_service_ends_its_devices_retire(db: apsw.Connection) -> None:
         add_device(db, "D-3", person_id="P-0001")
 
 
+def test_devices_are_found_by_what_is_known_of_them(db: apsw.Connection) -> None:
+    add_person(db)
+    add_device(db, "D-1", person_id="P-0001", imei="861234567890123")
+    add_device(db, "D-2", model="Bell 2", profile="generic.gps-pendant")
+    add_device(db, "D-3", state="retired")
+
+    def ids(**wanted: Any) -> list[str]:
+        return [row["device_id"] for row in devices.list_devices(db, **wanted)]
+
+    assert ids() == ["D-1", "D-2", "D-3"]
+    assert ids(unassigned=True) == ["D-2"]  # the reconciliation of devices whose person is not known
+    assert ids(person_id="P-0001") == ids(search="8612345") == ["D-1"]
+    assert ids(search="Bell") == ids(profile="generic.gps-pendant") == ["D-2"]
+    assert ids(state="retired") == ids(after_id="D-2") == ["D-3"]
+    assert ids(limit=2) == ["D-1", "D-2"]
+
+
 # ---- contacts, places, keys ------------------------------------------------------------------------------------------
 
 
