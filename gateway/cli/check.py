@@ -59,8 +59,53 @@ def check_profiles(settings: Settings) -> Finding:
     return Finding(f"{len(profiles.names())} profiles with their vectors", problems)
 
 
-CHECKS: Final[list[tuple[str, Check]]] = [("configuration", check_configuration), ("profiles", check_profiles)]
-"""In the order of the report; the roof appends its own."""
+def check_rules(settings: Settings) -> Finding:
+    """The default rules together with the site's own."""
+    from rules.loader import load_rules  # noqa: PLC0415 - keeps `--help` quick
+
+    files = load_rules([settings.rules_dir]).files
+    return Finding(f"rules from {len(files)} files", [])
+
+
+def check_registry(settings: Settings) -> Finding:
+    """Every person in care reaches somebody, and every device has a profile that is installed."""
+    from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.storage.database import FILE_NAME, open_database  # noqa: PLC0415 - keeps `--help` quick
+
+    path = settings.data_dir / FILE_NAME
+    if not path.exists():
+        return Finding("no registry yet", [])
+    connection = open_database(path, read_only=True)
+    try:
+        persons = connection.execute("SELECT count(*) FROM person WHERE state != 'ceased'").fetchone()
+        alone = connection.execute(
+            "SELECT id FROM person WHERE state != 'ceased'"
+            " AND NOT EXISTS (SELECT 1 FROM contact WHERE contact.person_id = person.id) ORDER BY id"
+        ).fetchall()
+        devices = connection.execute("SELECT id, profile FROM device WHERE state != 'retired' ORDER BY id").fetchall()
+    finally:
+        connection.close()
+    known = load_profiles([settings.profiles_dir])
+    problems = [
+        f"device {device}: its profile {profile} is not installed"
+        for device, profile in devices
+        if known.get(str(profile)) is None
+    ]
+    if not settings.order_api.base_url:
+        problems += [
+            f"person {person}: reaches nobody: has no contact, and order_api.base_url is not set" for (person,) in alone
+        ]
+    assert persons is not None
+    return Finding(f"{persons[0]} persons in care, {len(devices)} devices", problems)
+
+
+CHECKS: Final[list[tuple[str, Check]]] = [
+    ("configuration", check_configuration),
+    ("profiles", check_profiles),
+    ("rules", check_rules),
+    ("registry", check_registry),
+]
+"""In the order of the report."""
 
 
 def check(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
