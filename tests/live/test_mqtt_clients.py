@@ -25,7 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.mqtt_wire import TOKEN, World, running
+from tests.mqtt_wire import TOKEN, Client, World, bounds, running
 
 pytestmark = pytest.mark.live
 
@@ -404,5 +404,46 @@ def test_tls_with_a_token_and_with_a_certificate(tmp_path: Path, version: int) -
                 (b"token", "mqtts", "D-1"),
                 (b"certificate", "mqtts", "D-1"),
             ]
+
+    play(main)
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_who_does_not_shake_hands_counts_and_is_shed(tmp_path: Path, loop: Callable[..., None]) -> None:
+    async def main() -> None:
+        limits = bounds(unauthenticated_per_address=3, handshake_s=1.0)
+        async with running(tmp_path, limits, ssl_context=tls_server(tmp_path)) as world:
+            silent = [await Client.open(world.port) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            surplus = await Client.open(world.port)
+            assert await surplus.ended()
+            silent[0].send(b"no TLS at all, only noise" * 10)
+            assert await silent[0].reader.read() != b"MQTT"  # an alert at most, then the end
+            for client in silent:
+                await client.reader.read()
+            counters = world.endpoint.counters()
+            assert (counters["refused_address_total"], counters["refused_tls_total"]) == (1, 3)
+            tls = ssl.create_default_context(cafile=str(tmp_path / "authority.crt"))
+            client = await Client.open(world.port, ssl=tls, server_hostname="localhost")
+            await client.connect(version=5)
+            await client.roundtrip()
+            assert world.endpoint.counters()["authenticated"] == 1
+            for client in Client.opened:
+                await client.close()
+            Client.opened.clear()
+
+    loop(main())
+
+
+def test_a_finished_handshake_is_counted_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, bounds(unauthenticated_per_address=1), ssl_context=tls_server(tmp_path)) as world:
+            tls = ssl.create_default_context(cafile=str(tmp_path / "authority.crt"))
+            for _ in range(3):
+                client = await Client.open(world.port, ssl=tls, server_hostname="localhost")
+                await client.connect()
+                await client.roundtrip()
+                await client.close()
+            Client.opened.clear()
 
     play(main)

@@ -14,6 +14,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     connections: int = 20_000
     unauthenticated_per_address: int = 200
+    tls_handshakes: int = 1000  # at the same time
     authentications: int = 256  # at the same time; the others wait their turn within the handshake time
     handshake_s: float = 10.0  # from the accepted socket to CONNACK
     packet_bytes: int = 70_000

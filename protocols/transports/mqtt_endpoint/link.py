@@ -27,7 +27,8 @@ class Link(asyncio.Protocol):
 
     __slots__ = (
         "_heard_s", "_hold", "_listener", "_partial_s", "_session", "_since_s", "_state", "_timer_s", "_transport",
-        "_unread_s", "address", "common_name", "keep_alive_s", "packet_maximum", "receive_maximum", "source", "version",
+        "_unread_s", "address", "common_name", "keep_alive_s", "packet_maximum", "receive_maximum", "reserved",
+        "source", "version",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -43,6 +44,7 @@ class Link(asyncio.Protocol):
         self._unread_s = 0.0  # when the peer stopped reading; 0: it reads
         self.address = self.source = self.common_name = ""
         self.keep_alive_s = 0
+        self.reserved = ""  # the address that its TLS handshake is counted under, until it is done
         self.version = 0
         self.packet_maximum = NO_LIMIT  # the client's
         self.receive_maximum = 65_535  # the client's
@@ -57,6 +59,9 @@ class Link(asyncio.Protocol):
             self.source = f"[{peer[0]}]:{peer[1]}" if ":" in self.address else f"{peer[0]}:{peer[1]}"
         self.common_name = _common_name(transport.get_extra_info("peercert"))
         self._since_s = self._heard_s = self._listener.clock.monotonic_s()
+        if self.reserved:
+            self._listener.release(self.reserved)
+            self.reserved = ""
         if not self._listener.admit(self):
             self.abort()
             return

@@ -65,6 +65,7 @@ class Listener:
         self.closing = False
         self._waiting: dict[Waiting, None] = {}  # oldest first
         self._by_address: dict[str, int] = {}
+        self._handshakes = 0
         self._told: set[tuple[str, str]] = set()
 
     def admit(self, connection: Waiting) -> bool:
@@ -96,11 +97,36 @@ class Listener:
         if connection not in self._waiting:
             return
         del self._waiting[connection]
-        left = self._by_address[connection.address] - 1
+        self._leave_address(connection.address)
+
+    def reserve(self, address: str) -> bool:
+        """Whether a socket may begin a TLS handshake; it counts as unauthenticated until ``release``."""
+        if self.closing:
+            return False
+        of_address = self._by_address.get(address, 0)
+        if of_address >= self.limits.unauthenticated_per_address:
+            self.count(self.refused, "address")
+            self.tell_once("mqtt_unauthenticated_per_address", address)
+            return False
+        if self._handshakes >= self.limits.tls_handshakes:
+            self.count(self.refused, "connections")
+            self.tell_once("mqtt_tls_handshakes", "limit")
+            return False
+        self._handshakes += 1
+        self._by_address[address] = of_address + 1
+        return True
+
+    def release(self, address: str) -> None:
+        """The handshake has ended, either way."""
+        self._handshakes -= 1
+        self._leave_address(address)
+
+    def _leave_address(self, address: str) -> None:
+        left = self._by_address[address] - 1
         if left:
-            self._by_address[connection.address] = left
+            self._by_address[address] = left
         else:
-            del self._by_address[connection.address]
+            del self._by_address[address]
 
     @staticmethod
     def count(counter: dict[str, int], reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -12,7 +13,7 @@ import structlog
 from gateway.clock import Clock
 from gateway.errors import StorageError, TransportError
 from gateway.ports import Credentials, Directory, Ingest, Store
-from protocols.transports.mqtt_endpoint import packets
+from protocols.transports.mqtt_endpoint import packets, tls
 from protocols.transports.mqtt_endpoint.connection import Connection
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.listener import Listener
@@ -63,6 +64,7 @@ class MqttEndpoint:
             spawn=self._spawn,
         )
         self._server: asyncio.Server | None = None
+        self._tls_socket: socket.socket | None = None
         self._group: asyncio.TaskGroup | None = None
         self._early: list[Coroutine[Any, Any, None]] = []
         self.address = ""
@@ -70,22 +72,21 @@ class MqttEndpoint:
 
     async def start(self) -> None:
         """Load the sessions, bind and listen. Raises TransportError when the address cannot be bound."""
-        if self._server is not None:
+        if self._server is not None or self._tls_socket is not None:
             return
         self._listener.closing = False
         try:
             await self.sessions.load()
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self._listener),
-                self._host or None,
-                self._port,
-                ssl=self._ssl_context,
-                ssl_handshake_timeout=None if self._ssl_context is None else self._limits.handshake_s,
-                backlog=BACKLOG,
-            )
+            if self._ssl_context is not None:
+                self._tls_socket = tls.bind(self._host, self._port, BACKLOG)
+                host, port = self._tls_socket.getsockname()[:2]
+            else:
+                self._server = await asyncio.get_running_loop().create_server(
+                    lambda: Connection(self._listener), self._host, self._port, backlog=BACKLOG
+                )
+                host, port = self._server.sockets[0].getsockname()[:2]
         except (OSError, StorageError) as error:
             raise TransportError(f"MQTT cannot listen on {self._host}:{self._port}: {error}") from error
-        host, port = self._server.sockets[0].getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def run(self) -> None:
@@ -99,6 +100,8 @@ class MqttEndpoint:
                 self._early.clear()
                 group.create_task(self.sessions.run())
                 group.create_task(self._sweep())
+                if self._tls_socket is not None and self._ssl_context is not None:
+                    group.create_task(tls.accept(self._tls_socket, self._listener, self._ssl_context))
         finally:
             self._group = None
             await self._close()
@@ -155,6 +158,9 @@ class MqttEndpoint:
         if self._server is not None:
             self._server.close()
             self._server = None
+        if self._tls_socket is not None:
+            self._tls_socket.close()
+            self._tls_socket = None
         for connection in list(listener.connections):
             connection.stop_reading()
         for coroutine in self._early:
