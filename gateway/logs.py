@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
@@ -17,20 +18,27 @@ import structlog
 ALLOWED: Final = frozenset({
     "event", "level", "timestamp", "logger", "exception", "error", "reason", "text", "left_out",
     # who and what, by id
-    "id", "alert_id", "client_id", "contact_id", "device", "device_id", "dispatch", "dispatch_id", "effect_id",
-    "key_id", "order_id", "person_id", "place_id", "rule", "rule_id", "site", "subject",
+    "id", "alert_id", "client_id", "contact_id", "device", "device_id", "dispatch", "dispatch_id", "down_id",
+    "effect_id",
+    "key_id", "order_id", "person", "person_id", "place_id", "rule", "rule_id", "site", "subject",
     # numbers of the journal, versions, and where it stands
     "first_seq", "last_seq", "seq", "part", "schema", "version", "bookmark", "behind",
     # what kind
-    "action", "channel", "codec", "destination", "fault", "kind", "method", "name", "operation", "phase", "profile",
-    "reader", "role", "route", "severity", "signal", "source", "state", "status", "step", "table", "task", "transport",
+    "action", "by", "channel", "codec", "destination", "fault", "faults", "folder", "handling", "kind", "method",
+    "name", "numbers", "operation", "phase", "profile", "reader", "role", "route", "section", "severity", "signal",
+    "source", "state", "status", "step", "table", "task", "transport",
     # how many, how much, how long
-    "attempt", "attempts", "batches", "bytes", "count", "dropped", "events", "exit_code", "files", "free_bytes",
-    "limit", "ms", "next_s", "pid", "records", "retry_after_s", "retry_s", "rows", "seconds", "size", "total", "waited_s",
+    "attempt", "attempts", "batches", "by_s", "bytes", "count", "dispatches", "dropped", "effects", "events",
+    "exit_code", "files", "free_bytes", "limit", "lost", "ms", "next_s", "pause_s", "pid", "publishes", "records",
+    "reserve_held", "retry_after_s", "retry_s", "rows", "saved", "seconds", "size", "total", "waited_s", "waiting",
     # the machine
     "address", "file", "host", "listen", "ok", "path", "port", "server_version", "url",
 })  # fmt: skip
 """Names of fields that are logged as they are."""
+
+MAX_TRACE_LINES: Final = 60
+_CHATTY: Final = ("httpx2", "httpcore2", "hpack", "asyncio")
+"""Loggers that tell of every request, with its URL."""
 
 _DIGITS: Final = re.compile(r"\d{11,}")
 _SECRET: Final = re.compile(r"carebell_[a-z0-9]{10}_[A-Za-z0-9_-]{43}")
@@ -67,7 +75,8 @@ def configure_logs(style: str = "auto", level: int = logging.INFO) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                tell_exception,
+                quiet,
                 keep_allowed,
                 mask_free_text,
                 render,
@@ -80,6 +89,30 @@ def configure_logs(style: str = "auto", level: int = logging.INFO) -> None:
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def tell_exception(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """The types of an exception and its causes, and where it was raised. Its message may hold anything: left out."""
+    found = event.pop("exc_info", None)
+    error = found[1] if isinstance(found, tuple) else sys.exc_info()[1] if found is True else found
+    lines: list[str] = []
+    while isinstance(error, BaseException) and len(lines) < MAX_TRACE_LINES:
+        frames = traceback.extract_tb(error.__traceback__)[-12:]
+        lines.append(type(error).__qualname__)
+        lines += [f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
+    if lines:
+        event["exception"] = "\n".join(lines)
+    return event
+
+
+def quiet(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """An error of the HTTP server is one request's: nothing is lost by it, so it is a warning here."""
+    if event.get("logger") == "uvicorn.error" and event.get("level") == "error":
+        event["level"] = "warning"
+    return event
 
 
 def keep_allowed(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -54,6 +54,7 @@ def build_app(services: Services) -> App:
         docs_url=None,  # its scripts would come from a content network
         redoc_url=None,
         redirect_slashes=False,
+        strict_content_type=False,  # a body without a type is taken for JSON
         responses=problems.documented(422, 500),
     )
     api.state.services = services

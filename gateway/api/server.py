@@ -254,16 +254,15 @@ class ApiServer:
         )
         config.load()
         config.ssl = self._tls
-        self._server = _Uvicorn(config, self.started.set)
+        server = self._server = _Uvicorn(config, self.started.set)
         try:
-            await self._server.serve(sockets)
+            await server.serve(sockets)
         except OSError as error:
             raise TransportError(f"HTTP listener {self._host}:{self._port}: {error}") from error
         finally:
-            for listener in sockets:
-                listener.close()
             self._server = None
             self.started.clear()
+            _leave_nothing(server, sockets)
 
     def close(self) -> None:
         """Stop listening; requests under way have ``DRAIN_S`` seconds to end, then ``run`` returns."""
@@ -282,6 +281,20 @@ class ApiServer:
             raise TransportError(f"HTTP cannot listen on {self._host}:{self._port}: {error}") from error
         self.address = sockets[0].getsockname()[:2]
         return sockets
+
+
+def _leave_nothing(server: _Uvicorn, sockets: list[socket.socket]) -> None:
+    """Close what a cancelled uvicorn leaves open. After a drain there is nothing."""
+    if server.started:
+        for listener in server.servers:
+            listener.close()  # closes its socket as well
+    else:
+        for unused in sockets:
+            unused.close()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    for task in list(server.server_state.tasks):
+        task.cancel()
 
 
 def _listen(entry: tuple[Any, ...]) -> socket.socket:

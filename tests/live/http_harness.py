@@ -58,9 +58,11 @@ class OneDevice:
 
 
 @asynccontextmanager
-async def serving(app: Callable[..., Awaitable[None]], limits: Limits | None = None) -> AsyncIterator[ApiServer]:
+async def serving(
+    app: Callable[..., Awaitable[None]], limits: Limits | None = None, on_drain: Callable[[], None] = lambda: None
+) -> AsyncIterator[ApiServer]:
     """The application behind a listener on a free port."""
-    server = ApiServer(app, port=0, limits=limits)
+    server = ApiServer(app, port=0, limits=limits, on_drain=on_drain)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.run())
         await server.started.wait()
@@ -80,7 +82,7 @@ async def client_of(server: ApiServer, **options: Any) -> AsyncIterator[httpx2.A
 async def until(condition: Callable[[], bool]) -> None:
     """Return when the condition holds; TimeoutError after ten seconds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what the test waits for has no event
+        while not condition():
             await asyncio.sleep(0.01)
 
 
