@@ -66,8 +66,8 @@ def recover(connection: apsw.Connection, now_us: int) -> int:
 def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int) -> list[Dispatch]:
     """Take up to ``limit`` due dispatches: the highest priority first, then the longest due.
 
-    A dispatch waits for earlier ones of its lane and order key, unless those have a lower priority (an emergency does
-    not wait for anything less) or have already failed TRIES_THAT_HOLD_ORDER times.
+    A dispatch waits for earlier ones of its destination, lane and order key, unless those have a lower priority (an
+    emergency does not wait for anything less) or have already failed TRIES_THAT_HOLD_ORDER times.
     """
     taken: list[Dispatch] = []
     for priority in (1, 2, 3, 4):
@@ -76,7 +76,8 @@ def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int
         rows = connection.execute(
             f"SELECT {_COLUMNS} FROM outbox AS o"  # noqa: S608 - columns of ours
             " WHERE destination = ? AND priority = ? AND next_at_us <= ? AND state IN ('pending', 'retry')"
-            " AND NOT EXISTS (SELECT 1 FROM outbox AS e WHERE e.lane = o.lane AND e.order_key = o.order_key"
+            " AND NOT EXISTS (SELECT 1 FROM outbox AS e WHERE e.destination = o.destination"
+            " AND e.lane = o.lane AND e.order_key = o.order_key"
             " AND e.id < o.id AND e.priority <= o.priority AND e.state IN ('pending', 'sending', 'retry')"
             " AND NOT (e.state = 'retry' AND e.attempt >= ?)) ORDER BY next_at_us, id LIMIT ?",
             (destination, priority, now_us, TRIES_THAT_HOLD_ORDER, limit - len(taken)),

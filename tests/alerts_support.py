@@ -30,6 +30,13 @@ SYSTEM = Actor("system", "timer")
 PLATFORM = Actor("platform", "platform", role="backend")
 
 
+def committed(connection: apsw.Connection, fn: Callable[[apsw.Connection], T]) -> T:
+    """What fn returns, in a transaction of its own."""
+    with connection:
+        result = fn(connection)
+    return result  # noqa: RET504 - to mypy, a with statement may swallow an exception and go on
+
+
 class FileStore:
     """ports.Store on one connection to a real file; transactions run on the loop, one after the other."""
 
@@ -44,9 +51,7 @@ class FileStore:
         if self.fail_with:
             raise self.fail_with.pop(0)
         self.writes += 1
-        with self.connection:
-            result = fn(self.connection)
-        return result  # noqa: RET504 - mypy knows that the with statement may swallow
+        return committed(self.connection, fn)
 
     async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
         await asyncio.sleep(0)

@@ -126,6 +126,12 @@ class Lives(RuleBasedStateMachine):
     # ---- people, allowed or not --------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model)
+    @rule(data=st.data(), action=st.sampled_from(["accept", "release", "resolve", "progress", "reopen"]))
+    def work(self, data: st.DataObject, action: str) -> None:
+        """Somebody who may, and who looked first, on the newest alerts."""
+        self.act_on(data, sorted(self.model)[-2:], action, OPERATOR, stale=False)
+
+    @precondition(lambda self: self.model)
     @rule(
         data=st.data(),
         action=st.sampled_from(["accept", "progress", "release", "resolve", "note", "reopen", "escalate", "assign"]),
@@ -133,7 +139,10 @@ class Lives(RuleBasedStateMachine):
         stale=st.booleans(),
     )
     def act(self, data: st.DataObject, action: str, actor: Actor, stale: bool) -> None:
-        alert_id = data.draw(st.sampled_from(sorted(self.model)))
+        self.act_on(data, sorted(self.model), action, actor, stale=stale)
+
+    def act_on(self, data: st.DataObject, alert_ids: list[str], action: str, actor: Actor, *, stale: bool) -> None:
+        alert_id = data.draw(st.sampled_from(alert_ids))
         model = self.model[alert_id]
         outcome = data.draw(st.sampled_from(sorted(OUTCOMES - {"cleared"})))
         detail = {"progress": data.draw(st.sampled_from(sorted(PROGRESS))), "owner": "U-9"}

@@ -63,7 +63,7 @@ CREATE TABLE outbox (
     id INTEGER PRIMARY KEY,
     lane TEXT NOT NULL,
     destination TEXT NOT NULL,
-    order_key TEXT NOT NULL,                  -- rows of one key and lane go out one after the other
+    order_key TEXT NOT NULL,                  -- rows of one destination, lane and key go out in order
     priority INTEGER NOT NULL,                -- 1 first
     idempotency_key TEXT NOT NULL UNIQUE,
     alert_id TEXT NOT NULL,
@@ -78,7 +78,7 @@ CREATE TABLE outbox (
     done_at_us INTEGER
 ) STRICT;
 CREATE INDEX outbox_due ON outbox (destination, priority, next_at_us, id) WHERE state IN ('pending', 'retry');
-CREATE INDEX outbox_in_order ON outbox (lane, order_key, id) WHERE state IN ('pending', 'sending', 'retry');
+CREATE INDEX outbox_in_order ON outbox (destination, lane, order_key, id) WHERE state IN ('pending', 'sending', 'retry');
 CREATE INDEX outbox_by_alert ON outbox (alert_id) WHERE state IN ('pending', 'sending', 'retry');
 CREATE INDEX outbox_by_state ON outbox (state, id);
 
