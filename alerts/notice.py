@@ -11,18 +11,19 @@ from alerts.channel import Receipt
 
 Medium = Literal["sms", "voice", "email", "chat", "push", "webhook"]
 AttemptState = Literal[
-    "queued", "sent", "delivered", "undelivered", "ringing", "answered", "no_answer", "busy", "machine", "failed"
-]
+    "queued", "sent", "delivered", "undelivered", "ringing", "answered", "no_answer", "busy", "machine", "failed",
+]  # fmt: skip
 
 
 class Notice(Struct, frozen=True, kw_only=True):
-    """One message or call to one person, composed when it is sent. Holds personal data: never logged, never stored.
+    """One message or call to one person, composed when it is sent. Personal data: never logged, never stored.
 
-    ``attempt_id`` is the dispatch's idempotency key: it goes into callback paths and provider tags, so that a callback
-    finds its attempt even when the process died before the provider's id was written down.
-    ``to`` is what the medium needs: an E.164 number, an e-mail address, a URL. ``text`` is the plain message, ``speech``
-    what a voice says (slow, plain, to be said twice). ``template`` and ``params`` are for providers that only send
-    texts they approved before. ``wants_answer``: a call asks for a key (1 I take it, 2 I cannot, 9 wrong number).
+    ``attempt_id`` is the dispatch's idempotency key: it goes into callback paths and provider tags, so that a
+    callback finds its attempt even when the process died before the provider's id was written down.
+    ``to`` is what the medium needs: an E.164 number, an e-mail address, a URL. ``text`` is the plain message,
+    ``speech`` what a voice says (slow, plain, to be said twice). ``template`` and ``params`` are for providers that
+    only send texts they approved before. ``wants_answer``: a call asks for a key (1 I take it, 2 I cannot, 9 wrong
+    number).
     """
 
     attempt_id: str
@@ -81,7 +82,7 @@ class Provider(Protocol):
         ...
 
     async def find(self, notice: Notice) -> Told | None:
-        """After an unknown outcome: what the provider knows of this attempt, None when it knows nothing or cannot say."""
+        """After an unknown outcome: what the provider knows of this attempt, None for nothing."""
         ...
 
     async def close(self) -> None: ...

@@ -9,17 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.common import (
-    EXIT_WRONG,
     ConfigOption,
     DataDirOption,
     JsonOption,
-    fail,
     open_journal,
     print_json,
     settings_of,
 )
 from gateway.clock import SystemClock
-from gateway.errors import ConflictError
 from gateway.model import Actor
 
 alerts = typer.Typer(help="Alerts.", no_args_is_help=True, add_completion=False)
@@ -162,13 +159,9 @@ def _act(
     actor = Actor("operator", operator or getpass.getuser(), role="operator", channel="cli")
     policy = Policy(site=settings_of(config, data_dir).site)
     arguments = {"version": None, **arguments}
-    with open_journal(config, data_dir) as connection:
-        try:
-            with connection:
-                now_us = SystemClock().now_us()
-                shown = act(connection, alert_id, action, actor=actor, now_us=now_us, policy=policy, **arguments)
-        except ConflictError as error:
-            fail(str(error), EXIT_WRONG)
+    with open_journal(config, data_dir) as connection, connection:
+        now_us = SystemClock().now_us()
+        shown = act(connection, alert_id, action, actor=actor, now_us=now_us, policy=policy, **arguments)
     _print(shown, json_output=json_output)
 
 

@@ -13,7 +13,7 @@ import apsw
 import typer
 
 from gateway.config import Settings, load_settings
-from gateway.errors import ConfigError, NotFoundError, StorageError, UsageError
+from gateway.errors import ConfigError, ConflictError, NotFoundError, StorageError, UsageError
 from gateway.model import Actor
 
 EXIT_DONE: Final = 0
@@ -68,7 +68,7 @@ def open_journal(config: Path | None, data_dir: Path | None, *, read_only: bool 
         fail(str(error), EXIT_TEMPORARY)
     try:
         yield connection
-    except NotFoundError as error:
+    except (NotFoundError, ConflictError) as error:
         fail(str(error), EXIT_WRONG)
     except UsageError as error:
         fail(str(error), EXIT_USAGE)

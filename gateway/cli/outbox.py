@@ -8,16 +8,13 @@ import typer
 
 from gateway.cli.common import (
     CLI_ACTOR,
-    EXIT_WRONG,
     ConfigOption,
     DataDirOption,
     JsonOption,
-    fail,
     open_journal,
     print_json,
 )
 from gateway.clock import SystemClock
-from gateway.errors import ConflictError
 
 outbox = typer.Typer(help="The outbox.", no_args_is_help=True, add_completion=False)
 
@@ -85,13 +82,9 @@ def _act(
 ) -> None:
     from alerts.outbox_rows import act  # noqa: PLC0415 - keeps `--help` quick
 
-    with open_journal(config, data_dir) as connection:
-        try:
-            with connection:
-                now_us = SystemClock().now_us()
-                row = act(connection, dispatch_id, action, actor=CLI_ACTOR, reason=reason, now_us=now_us)
-        except ConflictError as error:
-            fail(str(error), EXIT_WRONG)
+    with open_journal(config, data_dir) as connection, connection:
+        now_us = SystemClock().now_us()
+        row = act(connection, dispatch_id, action, actor=CLI_ACTOR, reason=reason, now_us=now_us)
     if json_output:
         print_json(row)
     else:

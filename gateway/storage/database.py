@@ -8,7 +8,7 @@ from typing import Final
 
 import apsw
 
-from gateway.errors import NewerSchemaError, StorageBrokenError
+from gateway.errors import NewerSchemaError, StorageBrokenError, StorageError
 
 FILE_NAME: Final = "journal.sqlite3"
 BUSY_TIMEOUT_MS: Final = 5000
@@ -33,6 +33,8 @@ def open_database(path: Path, *, read_only: bool = False, vfs: str | None = None
         version = connection.pragma("user_version")
     except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.CantOpenError) as error:
         raise StorageBrokenError(f"{path}: {error}") from error
+    except (apsw.BusyError, apsw.FullError) as error:
+        raise StorageError(f"{path}: {error}") from error
     newest = len(migrations())
     if version > newest:
         connection.close()
@@ -50,7 +52,8 @@ def _prepare(connection: apsw.Connection) -> None:
     mode = connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
     connection.pragma("wal_autocheckpoint", 0)  # the checkpointer thread does it, so that no commit pays for it
-    connection.pragma("application_id", APPLICATION_ID)
+    if connection.pragma("application_id") != APPLICATION_ID:  # writing it needs the lock, so only once
+        connection.pragma("application_id", APPLICATION_ID)
     if mode != "wal" or connection.pragma("synchronous") != 2:
         raise StorageBrokenError(f"SQLite refuses WAL with synchronous=FULL here (journal_mode={mode})")
 
