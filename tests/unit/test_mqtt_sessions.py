@@ -405,6 +405,18 @@ def test_sessions_of_one_device_are_bounded(tmp_path: Path) -> None:
     play(main())
 
 
+def test_one_session_a_device_is_enough(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, bounds(sessions_per_device=1)) as world:
+            first = await world.connect(client_id="1", clean=False)
+            second = await subscribed(world, client_id="2")
+            assert await first.ended()
+            await world.endpoint.send_down("D-1", b"x")
+            assert await second.receive() == down(b"x", 1)
+
+    play(main())
+
+
 async def wait_for_frames(world: World, count: int) -> list[bytes]:
     async with asyncio.timeout(5):
         while len(world.ingest.frames) < count:

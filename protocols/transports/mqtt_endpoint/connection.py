@@ -476,11 +476,13 @@ class Connection(Link):
             self._listener.count(self._listener.closed, "not_stored")
             self.close(packets.IMPLEMENTATION_ERROR, "not stored; connect and send again")
 
-    def refuse_connect(self, code: int, reason: str) -> None:
-        """CONNACK with a reason, then the end ([MQTT-3.1.4-2])."""
+    def refuse_connect(self, code: int, reason: str, *, claimed: str = "") -> None:
+        """CONNACK with a reason, then the end ([MQTT-3.1.4-2]). ``claimed`` is the device that it wanted to be."""
         listener = self._listener
         listener.count(listener.refused, REFUSALS.get(code, "connect"))
-        listener.tell_once("mqtt_connect_refused", self.address, code=code, reason=reason)
+        listener.tell_once(
+            "mqtt_connect_refused", claimed or self.address, code=code, reason=reason, address=self.address
+        )
         answer = packets.connack(self.version, code, properties={p.REASON_STRING: reason})
         if len(answer) > self.packet_maximum:  # [MQTT-3.2.2-19]
             answer = packets.connack(self.version, code)

@@ -26,7 +26,7 @@ class Applicant(Peer, Protocol):
     @property
     def open(self) -> bool: ...
 
-    def refuse_connect(self, code: int, reason: str) -> None: ...
+    def refuse_connect(self, code: int, reason: str, *, claimed: str = "") -> None: ...
 
     def established(
         self, binding: DeviceBinding, session: Session, *, keep_alive_s: int, problem_information: bool, connack: bytes
@@ -43,6 +43,7 @@ async def connect(listener: Listener, peer: Applicant, packet: Connect) -> None:
     """Authenticate a CONNECT and answer it: with a session and CONNACK 0, or with the reason why not."""
     peer.receive_maximum = packet.properties.get(p.RECEIVE_MAXIMUM, 65_535)
     peer.packet_maximum = packet.properties.get(p.MAXIMUM_PACKET_SIZE, peer.packet_maximum)
+    claimed = (packet.username or peer.common_name)[:64]
     try:
         _check(packet)
         async with asyncio.timeout(listener.limits.handshake_s), listener.authenticating:
@@ -50,9 +51,9 @@ async def connect(listener: Listener, peer: Applicant, packet: Connect) -> None:
         if peer.open:
             _establish(listener, peer, packet, binding)
     except Refused as refused:
-        peer.refuse_connect(refused.code, str(refused))
+        peer.refuse_connect(refused.code, str(refused), claimed=claimed)
     except (StorageError, TimeoutError):
-        peer.refuse_connect(packets.SERVER_UNAVAILABLE, "the credentials cannot be checked now")
+        peer.refuse_connect(packets.SERVER_UNAVAILABLE, "the credentials cannot be checked now", claimed=claimed)
 
 
 def _check(packet: Connect) -> None:

@@ -125,8 +125,7 @@ class Sessions:
         self, peer: Peer, device_id: str, client_id: str, *, clean_start: bool, expiry_s: int, will: LastWill | None
     ) -> tuple[Session, bool]:
         """The session of a new connection, and whether it existed before ([MQTT-3.1.2-4] to [-6], [MQTT-3.1.4-3])."""
-        of_device = self._devices.setdefault(device_id, {})
-        session = of_device.get(client_id)
+        session = self._devices.get(device_id, {}).get(client_id)
         if session is not None and session.peer is not None:
             self.takeovers += 1
             session.peer.close(packets.TAKEN_OVER, "the same client connected again")
@@ -135,9 +134,9 @@ class Sessions:
             self._end(session)
         present = session is not None and not session.ended
         if session is None or session.ended:
-            of_device = self._devices.setdefault(device_id, {})
-            self._make_room(of_device)
-            session = of_device[client_id] = Session(device_id, client_id)
+            self._make_room(device_id)
+            session = Session(device_id, client_id)
+            self._devices.setdefault(device_id, {})[client_id] = session
         session.peer = peer
         session.expiry_s = expiry_s
         session.expires_at_us = None
@@ -191,7 +190,8 @@ class Sessions:
                 del self._devices[session.device_id]
         self._change(session)
 
-    def _make_room(self, of_device: dict[str, Session]) -> None:
+    def _make_room(self, device_id: str) -> None:
+        of_device = self._devices.get(device_id, {})
         while len(of_device) >= self._limits.sessions_per_device:
             victim = min(of_device.values(), key=lambda session: (session.peer is not None, session.expires_at_us or 0))
             log.warning("mqtt_session_displaced", device_id=victim.device_id)
