@@ -481,7 +481,7 @@ class Connection(Link):
         listener = self._listener
         listener.count(listener.refused, REFUSALS.get(code, "connect"))
         listener.tell_once(
-            "mqtt_connect_refused", claimed or self.address, code=code, reason=reason, address=self.address
+            "mqtt_connect_refused", claimed or self.address, status=code, reason=reason, address=self.address
         )
         answer = packets.connack(self.version, code, properties={p.REASON_STRING: reason})
         if len(answer) > self.packet_maximum:  # [MQTT-3.2.2-19]
@@ -519,5 +519,5 @@ class Connection(Link):
         listener = self._listener
         if self._state != CLOSED:
             listener.count(listener.closed, CLOSURES.get(error.code, "protocol_error"))
-            listener.tell_once("mqtt_closed", self.device_id or self.address, code=error.code, reason=str(error))
+            listener.tell_once("mqtt_closed", self.device_id or self.address, status=error.code, reason=str(error))
         self.close(error.code, str(error))

@@ -75,7 +75,7 @@ class Wills:
         codec = "native" if binding is None else binding.codec
         if len(self._due) >= self._bound:
             self.lost += 1
-            log.error("mqtt_will_lost", device_id=last.device_id, waiting=len(self._due))
+            log.error("mqtt_will_lost", device_id=last.device_id, count=len(self._due))
             return
         self._due.extend(frames_of(last, codec, self._clock.now_us()))
         self._wake.set()
