@@ -20,11 +20,12 @@ def run(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
 
     Prints one line for each listener, and `carebell ready` when it accepts traffic. Example: carebell run -c site.toml
     """
-    from gateway import app, logs  # noqa: PLC0415 - keeps `--help` quick
+    from gateway import app  # noqa: PLC0415 - keeps `--help` quick
     from gateway.errors import ConfigError, StorageError, TransportError  # noqa: PLC0415
+    from gateway.logs import configure_logs  # noqa: PLC0415
 
     settings = settings_of(config, data_dir)
-    logs.configure(settings.log_format)
+    configure_logs(settings.log_format)
     try:
         app.run(settings, typer.echo)
     except ConfigError as error:
