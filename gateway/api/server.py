@@ -19,6 +19,7 @@ MAX_REQUEST_BYTES: Final = 4_194_304  # of one request, as read; the application
 READ_BYTES: Final = 262_144  # what the loop reads at one time
 HEADER_TIMEOUT_S: Final = 10.0  # from the connection, or from the request's first byte, to the end of its headers
 BODY_TIMEOUT_S: Final = 60.0  # from there to the end of the body; the application's own limits are lower
+WRITE_TIMEOUT_S: Final = 30.0  # so long a peer may leave what we wrote unread
 MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_ADDRESS: Final = 1024
 KEEP_ALIVE_S: Final = 30
@@ -43,6 +44,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._header_bytes = 0  # as parsed, trailers included
         self._in_headers = True
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._address = self.client[0] if self.client else ""
         self._admitted = self.limits.enter(self._address)
         if self._admitted:
@@ -52,10 +54,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._disarm_write()
         if self._admitted:
             self._admitted = False
             self.limits.leave(self._address)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer reads slower than we write. One that stops reading is let go."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self._too_slow_reader)
+
+    def resume_writing(self) -> None:
+        self._disarm_write()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -123,6 +136,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _disarm_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _too_slow_reader(self) -> None:
+        self._write_timer = None
+        self.limits.slow += 1
+        self.transport.abort()  # close() would wait for the peer to read
+
     def _too_slow(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
@@ -142,7 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Limits:
-    """Connections of one listener, counted, and its header timeout."""
+    """Connections of one listener, counted, and its timeouts."""
 
     def __init__(
         self,
@@ -150,10 +173,12 @@ class Limits:
         connections: int = MAX_CONNECTIONS,
         per_address: int = MAX_CONNECTIONS_PER_ADDRESS,
         header_timeout_s: float = HEADER_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
     ) -> None:
         self._connections = connections
         self._per_address = per_address
         self.header_timeout_s = header_timeout_s
+        self.write_timeout_s = write_timeout_s
         self._open: dict[str, int] = {}
         self.open = 0
         self.refused = 0
