@@ -65,6 +65,7 @@ class FakeRegistry:
         self.gone: set[str] = set()
         self.broken = False
         self.delay_s = 0.0
+        self.gate: asyncio.Event | None = None  # when there is one, a check waits for it
 
     def device(self, device_id: str) -> DeviceBinding | None:
         return None if device_id in self.gone else DeviceBinding(device_id, "carebell.native", self.codec)
@@ -74,6 +75,8 @@ class FakeRegistry:
 
     async def authenticate(self, device_id: str, token: bytes) -> DeviceBinding | None:
         await asyncio.sleep(self.delay_s)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.broken:
             raise StorageError("the registry cannot be read")
         return self.device(device_id) if token == TOKEN else None
@@ -129,6 +132,15 @@ class World:
     @property
     def port(self) -> int:
         return int(self.endpoint.address.rpartition(":")[2])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what must come true."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def nobody_left(self) -> None:
+        await self.until(lambda: self.endpoint.counters()["connections"] == 0)
 
     async def connect(self, **kwargs: Any) -> Client:
         client = await Client.open(self.port)

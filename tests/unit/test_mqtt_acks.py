@@ -243,7 +243,7 @@ def test_a_quiet_device_is_heard_while_the_others_fill_the_bound(tmp_path: Path)
             world.ingest.verdict = None
             loud = await world.connect(device_id="D-2")
             loud.send(b"".join(publish_packet("carebell/D-2/up", b"x", packet_id=n) for n in range(1, 61)))
-            await asyncio.sleep(0.1)
+            await world.until(lambda: len(world.ingest.frames) == 60)
             quiet = await world.connect()
             quiet.send(publish_packet(UP, b"sos", packet_id=1))
             await quiet.roundtrip()

@@ -161,16 +161,18 @@ def test_messages_expire(tmp_path: Path) -> None:
                 0x32, text(DOWN) + b"\x00\x01" + b"\x05\x02\x00\x00\x00\x3c" + b"unlock",
             )  # fmt: skip
             await client.close()
-            await asyncio.sleep(0.1)
+            await world.nobody_left()
             client = await world.connect(version=5, properties=EXPIRY_100, clean=False)
             assert await client.receive() == (
                 0x3A, text(DOWN) + b"\x00\x01" + b"\x05\x02\x00\x00\x00\x32" + b"unlock",
             )  # fmt: skip
             await client.close()
+            await world.nobody_left()
             clock.advance(51)
             client = await world.connect(version=5, properties=EXPIRY_100, clean=False)
             assert await client.silent()
-            assert told == ["expired"]
+            await world.until(lambda: told == ["expired"])
+            await world.endpoint.sessions.flush()
             assert await world.store.read(lambda connection: queue.load_downs(connection, 0)) == []
 
     play(main())
@@ -320,10 +322,11 @@ def test_sessions_expire(tmp_path: Path) -> None:
             client = await world.connect(version=5, clean=False, properties=EXPIRY_100)
             assert client.connack[0] == 0
             await client.close()
-            await asyncio.sleep(0.1)
+            await world.nobody_left()
             clock.advance(101)
-            await asyncio.sleep(0.3)
-            assert await world.store.read(queue.load_sessions) == []
+            async with asyncio.timeout(10):
+                while await world.store.read(queue.load_sessions):
+                    await asyncio.sleep(0.01)
 
     play(main())
 
@@ -470,22 +473,23 @@ def test_a_delayed_will(tmp_path: Path) -> None:
         async with running(tmp_path, clock=clock) as world:
             client = await world.connect(will=(UP, b"{}"), **how)
             await client.close()
-            await asyncio.sleep(0.1)
+            await world.nobody_left()
             clock.advance(20)
             client = await world.connect(will=(UP, b"[]"), **how)  # in time: the will is void
             await client.close()
-            await asyncio.sleep(0.1)
+            await world.nobody_left()
             assert world.ingest.frames == []
             clock.advance(31)
             assert await wait_for_frames(world, 1) == [b"[]"]
             client = await world.connect(will=(UP, b'{"n": 3}'), **how)
             await client.close()
-            await asyncio.sleep(0.1)
-            await world.connect(version=5, clean=True)  # the session ends, so the will does not wait
+            await world.nobody_left()
+            last = await world.connect(version=5, clean=True)  # the session ends, so the will does not wait
             assert await wait_for_frames(world, 2) == [b"[]", b'{"n": 3}']
+            await last.close()
             client = await world.connect(device_id="D-2", will=("carebell/D-2/up", b'{"n": 4}'), **how)
             await client.close()
-            await asyncio.sleep(0.1)
+            await world.nobody_left()
         assert world.ingest.frames[-1].payload == b'{"n": 4}'  # not lost with the process
 
     play(main())
