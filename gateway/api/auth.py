@@ -32,7 +32,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "alerts.read": _EVERYBODY_INSIDE | {"backend", "family", "auditor"},
         "alerts.act": _EVERYBODY_INSIDE,
         "orders.read": _EVERYBODY_INSIDE | {"backend", "auditor"},
-        "orders.callback": frozenset({"backend"}),
+        "orders.callback": frozenset({"admin", "backend"}),
         "events.read": _EVERYBODY_INSIDE | {"backend", "family"},
         "outbox.read": _EVERYBODY_INSIDE | {"auditor"},
         "outbox.act": frozenset({"admin", "supervisor"}),
