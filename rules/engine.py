@@ -21,7 +21,9 @@ from gateway.clock import US_PER_S
 from gateway.model import Committed, Effect, Raise, Reading, Record, Severity
 from rules import timing
 from rules.compile import Compiler
+from rules.geometry import is_place
 from rules.kinds.absence import SilenceRule
+from rules.kinds.geofence import ANYWHERE
 from rules.kinds.signal import EMERGENCY_RULE_VERSION, emergencies, emergencies_ended
 from rules.loader import RuleSet
 from rules.machine import EVERYTHING, MINUTE_US, NOTHING, Interval, Observed, Rule, Tick, last_known
@@ -168,10 +170,7 @@ class RulesEngine:
             slot = self._slots.get(key)
             rows.append((*key, slot.to_bytes() if slot is not None else None))
         self._changed.clear()
-        for device in self._devices.values():
-            if device.saved_us != device.heard_us:
-                device.saved_us = device.heard_us
-                rows.append((DEVICE_ROW, device.device_id, device.to_bytes()))
+        rows += [(DEVICE_ROW, d.device_id, d.to_bytes()) for d in self._devices.values() if d.changed()]
         return rows
 
     def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
@@ -249,7 +248,7 @@ class RulesEngine:
             for rule in touched:
                 self._step_observed(rule, person, device, observed, effects)
             fix = reading.position
-            if not when.late and fix is not None and fix.valid and (fix.latitude or fix.longitude):
+            if not when.late and fix is not None and is_place(fix):
                 device.saw(fix, now_us)
         device.heard_us = now_us
         if when.lag_us is not None:
@@ -267,7 +266,7 @@ class RulesEngine:
         return effects
 
     def _concerned(self, device: Device, person: Person, observed: Observed) -> list[Rule[Any]]:
-        """The machines that a reading is for, each once, in the order of the rule set."""
+        """The machines that a reading is for, each once, by id."""
         reading = observed.reading
         found: dict[int, Rule[Any]] = {}
         for signal in reading.signals:
@@ -281,7 +280,7 @@ class RulesEngine:
                 found[id(rule)] = rule
         if reading.position is not None and person.area is not None:
             found[id(person.area)] = person.area
-        return list(found.values())
+        return sorted(found.values(), key=lambda rule: rule.rule_id)
 
     def _step_observed(
         self, rule: Rule[Any], person: Person, device: Device, observed: Observed, effects: list[Effect]
@@ -360,7 +359,8 @@ class RulesEngine:
     def _fire(self, until_us: int) -> list[Effect]:
         if not self._armed:
             self._armed = True
-            self._arm_safely(until_us, anew=False)
+            # What was restored is older than this stimulus: machines are made as of its first wake-up.
+            self._arm_safely(min(until_us, self._next_us), anew=False)
         effects: list[Effect] = []
         heap = self._heap
         while heap and heap[0][0] <= until_us:
@@ -531,7 +531,7 @@ class RulesEngine:
     def _index_places(self, device: Device, person: Person) -> None:
         rule = person.area
         if rule is None:
-            device.boxes = ()
+            device.boxes = (ANYWHERE,)
             return
         slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
         device.boxes = rule.quiet_boxes(rule.initial() if slot is None else slot.state_of(rule))

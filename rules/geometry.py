@@ -13,6 +13,7 @@ from shapely.prepared import PreparedGeometry, prep
 
 from gateway.care import Circle, Corridor, Fence, LonLat, Polygon
 from gateway.datum import to_wgs84
+from gateway.model import Position
 
 EARTH_RADIUS_M: Final = 6_371_008.8
 _METRES_PER_DEGREE: Final = radians(1) * EARTH_RADIUS_M
@@ -20,6 +21,16 @@ _SHRINK_ROUNDS: Final = 14
 
 LatLonBox = tuple[float, float, float, float]
 """South, north, west, east."""
+
+
+def is_place(fix: Position) -> bool:
+    """Whether a fix says where something is: valid, on Earth, and not the 0/0 of a receiver that knows nothing."""
+    return (
+        fix.valid
+        and -90 <= fix.latitude <= 90
+        and -180 <= fix.longitude <= 180
+        and (fix.latitude != 0 or fix.longitude != 0)
+    )
 
 
 def distance_m(lat_a: float, lon_a: float, lat_b: float, lon_b: float) -> float:

@@ -112,7 +112,7 @@ class Device:
 
     __slots__ = (
         "boxes", "by_metric", "calm", "device_id", "fix", "fix_at_us", "fix_made_us", "heard_us", "lag_at_us", "lag_us",
-        "person", "person_id", "quick", "rules", "saved_us", "silence",
+        "person", "person_id", "quick", "rules", "saved", "silence",
     )  # fmt: skip
 
     def __init__(self, device_id: str) -> None:
@@ -126,7 +126,7 @@ class Device:
         self.by_metric: dict[str, list[Rule[Any]]] = {}
         self.silence: SilenceRule | None = None
         self.heard_us = 0
-        self.saved_us = 0
+        self.saved: tuple[str, int, int, int, int] | None = None
         self.fix: Position | None = None
         self.fix_at_us = 0
         self.fix_made_us = 0
@@ -146,6 +146,14 @@ class Device:
             for metric in rule.metrics:
                 self.by_metric[metric] = [*self.by_metric.get(metric, ()), rule]
         self.quick = {}
+
+    def changed(self) -> bool:
+        """Whether there is something new since this was last asked."""
+        now = (self.person_id, self.heard_us, self.fix_at_us, self.fix_made_us, self.lag_at_us)
+        if now == self.saved:
+            return False
+        self.saved = now
+        return True
 
     def saw(self, fix: Position, received_at_us: int) -> None:
         """Remember a fix, unless it is older than the last one; a time that cannot be right counts as its reception."""
@@ -168,7 +176,7 @@ class Device:
     def from_bytes(cls, device_id: str, data: bytes) -> Device:
         row = msgspec.msgpack.decode(data, type=_DeviceRow)
         device = cls(device_id)
-        device.person_id, device.heard_us, device.saved_us = row.person_id, row.heard_us, row.heard_us
+        device.person_id, device.heard_us = row.person_id, row.heard_us
         device.fix, device.fix_at_us, device.lag_us, device.lag_at_us = (
             row.fix,
             row.fix_at_us,
@@ -176,4 +184,5 @@ class Device:
             row.lag_at_us,
         )
         device.fix_made_us = row.fix.observed_at_us if row.fix is not None else 0
+        device.changed()
         return device

@@ -20,13 +20,14 @@ from gateway.care import Fence
 from gateway.clock import US_PER_S
 from gateway.model import Effect, Position, Severity
 from rules import schema
-from rules.geometry import Ground, distance_m
+from rules.geometry import Ground, distance_m, is_place
 from rules.local_time import in_force, next_change_us
 from rules.machine import Observed, Rule, Step, Tick, cleared, raised
 from rules.timing import LATE_US, sane_us
 
 Box = tuple[bool, float, float, float, float]
 """Inside, south, north, west, east."""
+ANYWHERE: Final[Box] = (True, -90.000001, 90.000001, -180.000001, 180.000001)
 _NO_PLACE: Final[Box] = (True, inf, -inf, inf, -inf)
 _ACCURACY_M: Final[Mapping[str, float]] = {"gnss": 15.0, "wifi": 50.0, "cell": 1000.0, "manual": 50.0}
 
@@ -84,7 +85,7 @@ class AreaRule(Rule[AreaState]):
         """Where a fix changes no state: within the margin of where the person is, clear of where the person is not."""
         if state.alarms:
             return (_NO_PLACE,)
-        boxes: list[Box] = []
+        boxes: list[Box] = [] if any(known.where == "in" for known in state.fences.values()) else [ANYWHERE]
         for name in self.fences:
             known = state.fences.get(name, _UNKNOWN)
             if not known.where or known.count or known.cell_count:
@@ -116,7 +117,7 @@ class AreaRule(Rule[AreaState]):
 
     def _usable(self, fix: Position, made_us: int, state: AreaState, at: Observed) -> bool:
         """Whether a fix is one, newer than the one before it, and reachable from there."""
-        if not fix.valid or not (fix.latitude or fix.longitude):
+        if not is_place(fix):
             return False
         if at.late:
             return made_us >= state.late_fix_us
@@ -180,7 +181,7 @@ class AreaRule(Rule[AreaState]):
         return self.fences[name].kind != "forbidden"
 
     def _accuracy(self, fix: Position) -> float:
-        if fix.accuracy_m is not None and fix.accuracy_m > 0:
+        if fix.accuracy_m is not None and 0 < fix.accuracy_m < inf:
             return fix.accuracy_m
         given = {str(key): value for key, value in self.config.accuracy_m.items()}
         return given.get(fix.source, _ACCURACY_M.get(fix.source, 50.0))
