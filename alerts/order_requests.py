@@ -151,8 +151,9 @@ def finish_superseded(connection: apsw.Connection, dispatch_ids: list[int], now_
     """The orders of dispatches that will not be sent have ended."""
     connection.executemany(
         "UPDATE order_request SET finished = 1, updated_at_us = ?"
-        " WHERE idempotency_key = (SELECT idempotency_key FROM outbox WHERE id = ?)",
-        [(now_us, dispatch_id) for dispatch_id in dispatch_ids],
+        " WHERE alert_id = (SELECT alert_id FROM outbox WHERE id = ?)"
+        " AND idempotency_key = (SELECT idempotency_key FROM outbox WHERE id = ?)",
+        [(now_us, dispatch_id, dispatch_id) for dispatch_id in dispatch_ids],
     )
 
 

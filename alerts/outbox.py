@@ -32,6 +32,9 @@ LONGEST_RETRY_AFTER_S: Final = 600.0
 WORKERS: Final = 24
 POLL_S: Final = 1.0
 STORE_PAUSE_S: Final = 0.5
+SHORTEST_S: Final = 0.005
+FLUSH_S: Final = 0.02
+"""How long an outcome may wait to be written down together with others; nobody is kept waiting by that."""
 SEND_LIMIT_S: Final = 120.0
 CLOSE_LIMIT_S: Final = 15.0
 
@@ -149,22 +152,26 @@ class _Pump:
 
     async def run(self) -> None:
         wait_s = 0.0
-        look = True
+        more = True  # whether the last turn took all it could, so that there may be more
         try:
             async with asyncio.TaskGroup() as group:
                 while not (self._closing and self._in_flight == 0 and not self._ended):
                     woken = await self._pause(wait_s)
                     free = self._free()
-                    owed = bool(self._ended or self._signals)
-                    if not owed and (free == 0 or not (woken or look or await self._is_due())):
-                        wait_s = await self._next_wait_s()
-                        continue
-                    taken = await self._turn(free)
+                    if not (self._ended or self._signals):
+                        if free == 0:
+                            wait_s = self._wait_s(None)
+                            continue
+                        due_us = None if woken or more else await self._first_due_us()
+                        if not (woken or more) and (due_us is None or due_us > self._clock.now_us()):
+                            wait_s = self._wait_s(due_us)
+                            continue
+                    taken, due_us = await self._turn(free)
                     for dispatch in taken:
                         self._in_flight += 1
                         group.create_task(self._attempt(dispatch))
-                    look = bool(taken) and len(taken) == free
-                    wait_s = self._poll_s if self._free() == 0 else await self._next_wait_s()
+                    more = bool(taken) and len(taken) == free
+                    wait_s = self._wait_s(due_us)
         finally:
             await self._channel.close()
 
@@ -183,28 +190,29 @@ class _Pump:
         free = self._workers - self._in_flight
         return self._breaker.allowance(self._clock.monotonic_s(), free, self._in_flight)
 
-    async def _is_due(self) -> bool:
-        """Whether another process or the passing of time has made something due."""
-        return await self._store.read(lambda c: outbox_rows.is_due(c, self._name, self._clock.now_us()))
+    async def _first_due_us(self) -> int | None:
+        """When something is due; another process may have put it there."""
+        return await self._store.read(lambda c: outbox_rows.next_due_us(c, self._name, after_us=-1))
 
-    async def _next_wait_s(self) -> float:
-        now_us = self._clock.now_us()
-        due_us = await self._store.read(lambda c: outbox_rows.next_due_us(c, self._name, now_us))
-        wait_s = self._poll_s if due_us is None else min(self._poll_s, (due_us - now_us) / US_PER_S)
-        pause_s = self._breaker.wait_s(self._clock.monotonic_s())
-        return max(wait_s, min(pause_s, self._poll_s), 0.005)
+    def _wait_s(self, due_us: int | None) -> float:
+        """How long to sleep if nobody wakes us: until something is due or may be sent, at most the poll."""
+        wait_s = self._poll_s if due_us is None else (due_us - self._clock.now_us()) / US_PER_S
+        wait_s = max(wait_s, self._breaker.wait_s(self._clock.monotonic_s()), SHORTEST_S)
+        return min(wait_s, self._poll_s)
 
-    async def _turn(self, free: int) -> list[Dispatch]:
+    async def _turn(self, free: int) -> tuple[list[Dispatch], int | None]:
+        """Write down what ended, take up to ``free``; returns that, and when the next will be due."""
         ended, self._ended = self._ended, []
         signals, self._signals = self._signals, []
         now_us = self._clock.now_us()
 
-        def turn(connection: apsw.Connection) -> list[Dispatch]:
+        def turn(connection: apsw.Connection) -> tuple[list[Dispatch], int | None]:
             for outcome in ended:
                 self._finish(connection, outcome, now_us)
             for reason in signals:
                 self._technician(connection, self._name, reason, now_us)
-            return outbox_rows.claim(connection, self._name, free, now_us) if free > 0 else []
+            taken = outbox_rows.claim(connection, self._name, free, now_us) if free > 0 else []
+            return taken, outbox_rows.next_due_us(connection, self._name, after_us=now_us)
 
         try:
             return await self._store.write(turn)
@@ -216,7 +224,7 @@ class _Pump:
             self._signals = signals + self._signals
             await asyncio.sleep(STORE_PAUSE_S)
             self._woken.set()
-            return []
+            return [], None
 
     def _finish(self, connection: apsw.Connection, outcome: Outcome, now_us: int) -> None:
         """Write down one outcome; what its handler cannot digest is a dead letter and not the end of the others."""
@@ -249,7 +257,10 @@ class _Pump:
         outcome = await self._send(dispatch)
         self._in_flight -= 1
         self._ended.append(outcome)
-        self._woken.set()
+        if len(self._ended) >= max(1, self._workers // 4) or self._closing:
+            self._woken.set()
+        elif len(self._ended) == 1:
+            asyncio.get_running_loop().call_later(FLUSH_S, self._woken.set)
 
     async def _send(self, dispatch: Dispatch) -> Outcome:
         """One attempt. Never raises but for cancellation."""

@@ -99,7 +99,7 @@ def _dispatch(row: tuple[Any, ...]) -> Dispatch:
 
 
 def next_due_us(connection: apsw.Connection, destination: str, after_us: int) -> int | None:
-    """When the next dispatch becomes due, of those that are not due yet."""
+    """When the next dispatch becomes due, of those that become so after ``after_us``."""
     due = [
         row[0]
         for priority in (1, 2, 3, 4)
@@ -111,15 +111,6 @@ def next_due_us(connection: apsw.Connection, destination: str, after_us: int) ->
         if row[0] is not None
     ]
     return min(due, default=None)
-
-
-def is_due(connection: apsw.Connection, destination: str, now_us: int) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM outbox WHERE destination = ? AND priority IN (1, 2, 3, 4) AND next_at_us <= ?"
-        " AND state IN ('pending', 'retry') LIMIT 1",
-        (destination, now_us),
-    ).fetchone()
-    return row is not None
 
 
 def finish_done(connection: apsw.Connection, dispatch_id: int, now_us: int) -> None:
@@ -260,8 +251,8 @@ def act(
     else:
         connection.execute("UPDATE outbox SET state = 'superseded', done_at_us = ? WHERE id = ?", (now_us, dispatch_id))
         connection.execute(
-            "UPDATE order_request SET finished = 1, updated_at_us = ? WHERE idempotency_key = ?",
-            (now_us, before["idempotency_key"]),
+            "UPDATE order_request SET finished = 1, updated_at_us = ? WHERE alert_id = ? AND idempotency_key = ?",
+            (now_us, before["alert_id"], before["idempotency_key"]),
         )
     after = show(connection, dispatch_id)
     audit.append(

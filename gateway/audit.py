@@ -64,13 +64,32 @@ def append(
         "reason": reason,
         "evidence": evidence,
     }
-    body = rfc8785.dumps(msgspec.to_builtins(row))
+    body = canonical(msgspec.to_builtins(row))
     connection.execute(
         "INSERT INTO audit (seq, at_us, action, subject, alert_id, version, body, previous_hash, hash)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (seq, at_us, action, subject, alert_id, version, body.decode(), previous, _hash(previous, body)),
     )
     return seq
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 JSON of what to_builtins gives. Raises rfc8785.CanonicalizationError for what that cannot say."""
+    if _is_plain(value):  # then sorting the keys is all that the standard asks for, and a hundred times quicker
+        return msgspec.json.encode(value, order="sorted")
+    return rfc8785.dumps(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Only ASCII keys, text, true, false, null and safe integers: no number that has more than one spelling."""
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return bool(-(1 << 53) < value < 1 << 53)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() for key in value) and all(map(_is_plain, value.values()))
+    return kind is list and all(map(_is_plain, value))
 
 
 def verify(connection: apsw.Connection) -> Iterator[str]:

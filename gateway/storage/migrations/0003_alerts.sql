@@ -30,7 +30,6 @@ CREATE UNIQUE INDEX alert_open ON alert (subject, kind, verified)
     WHERE handling IN ('raised', 'accepted', 'in_progress');
 CREATE INDEX alert_by_subject ON alert (subject, kind, verified, id);
 CREATE INDEX alert_by_person ON alert (person_id, id);
-CREATE INDEX alert_unresolved ON alert (id) WHERE handling IN ('raised', 'accepted', 'in_progress');
 CREATE INDEX alert_by_device ON alert (device_id) WHERE handling IN ('raised', 'accepted', 'in_progress');
 
 -- Each effect that was applied, once. A clear that met no open alert is kept too, so that a replay cannot apply it late.
@@ -86,7 +85,7 @@ CREATE INDEX outbox_by_state ON outbox (state, id);
 CREATE TABLE order_request (
     alert_id TEXT NOT NULL REFERENCES alert (id),
     number INTEGER NOT NULL,                  -- 1 for the first; another only when the one before it has ended
-    idempotency_key TEXT NOT NULL UNIQUE,
+    idempotency_key TEXT NOT NULL,            -- a hash of alert_id and number
     category TEXT NOT NULL,
     priority INTEGER NOT NULL,
     service_code TEXT NOT NULL,
@@ -98,7 +97,7 @@ CREATE TABLE order_request (
     requested_at_us INTEGER NOT NULL,
     updated_at_us INTEGER NOT NULL,
     PRIMARY KEY (alert_id, number)
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX order_by_id ON order_request (order_id, requested_at_us) WHERE order_id IS NOT NULL;
 CREATE UNIQUE INDEX order_open_code ON order_request (service_code) WHERE finished = 0;
 
