@@ -1,0 +1,303 @@
+"""What ``carebell simulate demo`` does: a folder, free ports, keys, the daemon as a child process, and the day."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from msgspec import Struct
+
+from gateway.cli.common import EXIT_TEMPORARY, EXIT_USAGE, EXIT_WRONG, fail, open_journal, print_json
+from gateway.clock import SystemClock
+from gateway.model import Actor
+from gateway.registry.keys import issue_api_key
+from gateway.storage import launch
+from simulators.client import ApiError, GatewayApi
+from simulators.demo import Demo, Keys, loop_for, register
+from simulators.devices import Gateway
+from simulators.platform import SimulatedPlatform
+
+MARK: Final = ".carebell-demo"
+TOKENS: Final = "devices.json"
+START_S: Final = 60.0
+DRAIN_S: Final = 30.0
+MQTT_PORT: Final = 1883
+HTTP_PORT: Final = 8080
+PLATFORM_PORT: Final = 8090
+
+
+class DemoError(Exception):
+    """The demo cannot go on; its text says why. Handler: ``run``."""
+
+
+class Options(Struct, frozen=True):
+    folder: Path
+    minutes: float
+    once: bool
+    history: bool
+    quiet: bool
+
+
+def run(data_dir: Path, *, minutes: float, once: bool, keep: bool, history: bool, json_output: bool) -> None:
+    """Exit codes 0, 1 (something was not acknowledged, or an urgent alert got no order), 75 (no daemon)."""
+    folder = data_dir.resolve()
+    _prepare(folder, keep=keep)
+    options = Options(folder, minutes, once, history, json_output)
+    summary: dict[str, Any] | None = None
+    try:
+        summary = asyncio.run(_main(options))
+    except* (DemoError, ApiError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        fail(str(error), EXIT_TEMPORARY)
+    if summary is None:
+        return
+    if json_output:
+        print_json(summary)
+    if summary["sent"] != summary["acknowledged"] or summary["urgent_without_order"]:
+        raise typer.Exit(EXIT_WRONG)
+
+
+def _prepare(folder: Path, *, keep: bool) -> None:
+    """A folder of the demo's own; nothing is removed that the demo did not make."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            fail(f"{folder} holds something that is not the demo's; name another folder", EXIT_USAGE)
+        if not keep:
+            for entry in folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+
+
+async def _main(options: Options) -> dict[str, Any] | None:
+    """The summary of the day; None when somebody ended it before."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    summary: list[dict[str, Any]] = []
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(_play(options, summary))
+        stopped = group.create_task(stop.wait())
+        await asyncio.wait([work, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not work.done():
+            if not options.quiet:
+                print("\n正在结束 ending ...", flush=True)
+            work.cancel()
+    return summary[0] if summary else None
+
+
+async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
+    gateway = Gateway("127.0.0.1", _port(MQTT_PORT), f"http://127.0.0.1:{_port(HTTP_PORT)}")
+    keys = _keys(options.folder / "data")
+    demo: Demo | None = None
+
+    def hear(line: str) -> None:
+        if demo is not None:
+            demo.hear_platform(line)
+
+    token = secrets.token_urlsafe(32)
+    platform = SimulatedPlatform(
+        port=_port(PLATFORM_PORT),
+        token=token,
+        gateway_url=gateway.http_url,
+        gateway_token=keys.backend,
+        loop=loop_for(options.minutes),
+        say=hear,
+    )
+    async with platform:
+        _configure(options, gateway, platform.url, token)
+        async with _daemon(options, gateway):
+            demo = Demo(gateway, keys, platform, minutes=options.minutes, quiet=options.quiet)
+            _greet(options, demo, gateway, platform, keys)
+            tokens = await _tokens(options.folder / TOKENS, gateway, keys, demo)
+            with demo.board:
+                await demo.play(tokens)
+            summary.append(await demo.summary() | _addresses(options, gateway, platform))
+            if not options.quiet:
+                _tell(summary[0])
+            if not options.once:
+                if not options.quiet:
+                    _invite(summary[0], keys)
+                await demo.watch()
+
+
+# ---- preparations ----------------------------------------------------------------------------------------------------
+
+
+def _port(wanted: int) -> int:
+    """The usual port when it is free, else any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise DemoError("no port is free on 127.0.0.1")
+
+
+def _keys(data_dir: Path) -> Keys:
+    """Keys of this demo, made before the gateway starts, so that it makes none of its own."""
+    made = {}
+    with open_journal(None, data_dir) as connection, connection:
+        for role in ("admin", "operator", "backend"):
+            values = {"role": role, "label": "demo"}
+            actor = Actor("system", "demo")
+            made[role] = issue_api_key(connection, values, at_us=SystemClock().now_us(), actor=actor, valid_days=7)[1]
+    return Keys(**made)
+
+
+def _configure(options: Options, gateway: Gateway, platform_url: str, token: str) -> None:
+    token_file = options.folder / "order-api.token"
+    _write_secret(token_file, token)
+    http_listen = gateway.http_url.removeprefix("http://")
+    lines = (
+        'data_dir = "data"',
+        'site = "demo"',
+        f'[mqtt]\nlisten = "{gateway.mqtt_host}:{gateway.mqtt_port}"',
+        f'[http]\nlisten = "{http_listen}"',
+        f'[history]\ndsn = "{"embedded" if options.history else ""}"',
+        f'[order_api]\nbase_url = "{platform_url}"\ntoken_file = {json.dumps(str(token_file))}',
+    )
+    (options.folder / "carebell.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextlib.asynccontextmanager
+async def _daemon(options: Options, gateway: Gateway) -> AsyncIterator[None]:
+    """The gateway as a process of its own, that ends with this one, however this one ends."""
+    command = [sys.executable, "-c", "from gateway.cli.main import main; main()", "run"]
+    command += ["-c", str(options.folder / "carebell.toml")]
+    launcher = [sys.executable, "-I", "-S", launch.__file__, "keep", "SIGTERM", str(os.getpid()), str(options.folder)]
+    # CAREBELL_ variables of the caller would win over the demo's own configuration.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CAREBELL_")}
+    log = options.folder / "gateway.log"
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *launcher,
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,  # Ctrl-C at the terminal is for the demo, which ends the gateway in order
+        )
+    try:
+        await _until_ready(process, gateway, log)
+        yield
+    finally:
+        await _end(process)
+
+
+async def _until_ready(process: asyncio.subprocess.Process, gateway: Gateway, log: Path) -> None:
+    async with GatewayApi(gateway.http_url, "") as api:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                while process.returncode is None:
+                    if await api.ready():
+                        return
+                    await asyncio.sleep(0.1)
+    raise DemoError(f"the gateway did not start; {log} ends with:\n{_last_lines(log)}")
+
+
+def _last_lines(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _tokens(path: Path, gateway: Gateway, keys: Keys, demo: Demo) -> dict[str, str]:
+    """Device tokens: those of a kept folder, else of devices that are entered now."""
+    kept = _kept_tokens(path)
+    if kept is not None:
+        return kept
+    async with GatewayApi(gateway.http_url, keys.admin) as api:
+        tokens = await register(api, demo.people)
+    _write_secret(path, json.dumps(tokens))
+    return tokens
+
+
+def _kept_tokens(path: Path) -> dict[str, str] | None:
+    try:
+        kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DemoError(f"{path}: {error}; start without --keep") from error
+    return kept
+
+
+def _write_secret(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - it has a descriptor
+        file.write(text)
+
+
+# ---- telling ---------------------------------------------------------------------------------------------------------
+
+
+def _addresses(options: Options, gateway: Gateway, platform: SimulatedPlatform) -> dict[str, str]:
+    return {
+        "http": gateway.http_url,
+        "mqtt": f"{gateway.mqtt_host}:{gateway.mqtt_port}",
+        "platform": platform.url,
+        "folder": str(options.folder),
+    }
+
+
+def _greet(options: Options, demo: Demo, gateway: Gateway, platform: SimulatedPlatform, keys: Keys) -> None:
+    if options.quiet:
+        return
+    print(f"安心铃演示 carebell demo: {len(demo.people)} 人 persons, 一天压缩为 a day in {options.minutes:g} min")
+    print(f"  网关 gateway   {gateway.http_url}/openapi.json   mqtt {gateway.mqtt_host}:{gateway.mqtt_port}")
+    print(f"  平台 platform  {platform.url}/")
+    print(f"  管理密钥 admin key  {keys.admin}")
+    print(f"  文件 files     {options.folder}", flush=True)
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    ack, emergency = summary["ack_ms"], summary["emergency_ack_ms"]
+    print("\n一天结束 the day is over")
+    print(f"  消息 messages    已发 sent {summary['sent']}, 已确认 acknowledged {summary['acknowledged']}")
+    print(f"  确认延迟 ack ms  p50 {ack['p50']}, p99 {ack['p99']}; 紧急 emergencies p50 {emergency['p50']}")
+    for name, count in sorted(summary["alerts"].items(), key=lambda item: item[0].split()[1]):
+        print(f"  报警 alert       {count} x {name}")
+    told = ", ".join(f"{status} {count}" for status, count in summary["orders"].items())
+    print(f"  工单 orders      {told or 'none'}")
+    print(f"  未办结 open      {summary['open']}")
+    for alert_id in summary["urgent_without_order"]:
+        print(f"  没有工单 no order: {alert_id}")
+    print(f"  再看一遍 look again: carebell alerts list -c {summary['folder']}/carebell.toml", flush=True)
+
+
+def _invite(summary: dict[str, Any], keys: Keys) -> None:
+    print("\n演示继续运行,按 Ctrl-C 结束。 It stays up; Ctrl-C ends it.")
+    print(f"  平台工单 orders of the platform  {summary['platform']}/")
+    print(f"  接口 API  {summary['http']}/openapi.json")
+    print(f"  curl -H 'Authorization: Bearer {keys.admin}' {summary['http']}/api/v1/alerts", flush=True)
