@@ -18,16 +18,17 @@ from msgspec.structs import replace
 
 from gateway.care import CarePlan, DeviceCare
 from gateway.clock import US_PER_S
-from gateway.model import Committed, Effect, Raise, Reading, Record, Severity
+from gateway.errors import ConfigError
+from gateway.model import Committed, Effect, Raise, Reading, Record
 from rules import timing
 from rules.compile import Compiler
 from rules.geometry import is_place
 from rules.kinds.absence import SilenceRule
 from rules.kinds.geofence import ANYWHERE
-from rules.kinds.signal import EMERGENCY_RULE_VERSION, emergencies, emergencies_ended
+from rules.kinds.signal import emergencies, emergencies_ended, unverified_call
 from rules.loader import RuleSet
 from rules.machine import EVERYTHING, MINUTE_US, NOTHING, Interval, Observed, Rule, Tick, last_known
-from rules.runtime import DEVICE_ROW, PLAN_WAKE, Device, Person, Slot
+from rules.runtime import DEVICE_ROW, PLAN_WAKE, Device, Person, Slot, subject_of, tell_late
 
 _log = structlog.get_logger("rules")
 
@@ -38,6 +39,8 @@ LANE_GAP_US: Final = 10 * MINUTE_US
 """Late records of a device that follow each other within this are one upload."""
 _LATE: Final = "/late"
 _NEVER: Final = 1 << 62
+
+_NO_READING: Final = Reading(observed_at_us=0)
 
 
 class PeopleView(Protocol):
@@ -55,14 +58,17 @@ class PeopleView(Protocol):
 
 
 class RulesEngine:
-    """All rules of a site. Not thread-safe; never raises from ``observe`` and ``tick``."""
+    """All rules of a site. Not thread-safe. Only the constructor raises: ConfigError for a time zone that is none."""
 
     def __init__(
         self, rules: RuleSet, people: PeopleView, site_timezone: str = "Asia/Shanghai", *, settle_us: int = SETTLE_US
     ) -> None:
         self._people = people
         self._site_timezone = site_timezone
-        self._compiler = Compiler(rules, site_timezone)
+        try:
+            self._compiler = Compiler(rules, site_timezone)
+        except (KeyError, ValueError, OSError) as error:
+            raise ConfigError(f"site time zone {site_timezone!r} is not an IANA name such as Asia/Shanghai") from error
         self._settle_us = settle_us
         self._devices: dict[str, Device] = {}
         self._persons: dict[str, Person] = {}
@@ -217,7 +223,7 @@ class RulesEngine:
             if verified:
                 effects += self._judge_known(seq, record, when)
             elif reading is not None and reading.signals.get("service_call"):
-                effects.append(_unverified_call(seq, record, when))
+                effects.append(unverified_call(seq, record, late=when.late, occurred_at_us=when.occurred_at_us))
         except Exception:  # noqa: BLE001  nothing about one record may keep the next from being judged
             self._failed("engine", record.device_id)
         return effects
@@ -287,7 +293,7 @@ class RulesEngine:
     ) -> None:
         if observed.late and rule.on_late == "skip":
             return
-        subject = _subject(rule, person, device)
+        subject = subject_of(rule, person, device)
         if observed.late and rule.on_late == "lane":
             self._step_lane(rule, subject + _LATE, observed, effects)
             return
@@ -352,7 +358,7 @@ class RulesEngine:
             slot.wake_us = observed.received_at_us + LANE_GAP_US
             self._push(slot.wake_us, *key)
         self._changed.add(key)
-        effects += _late(slot, step.effects)
+        effects += tell_late(slot, step.effects)
 
     # ---- wake-ups ------------------------------------------------------------------------------------------------
 
@@ -427,7 +433,7 @@ class RulesEngine:
         tick = Tick(at_us=slot.inner_wake_us, subject=key[1], person_id=slot.person_id, device_id=slot.device_id)
         effects = rule.step(slot.state_of(rule), tick).effects
         told = [replace(effect, received_at_us=wake_us) if isinstance(effect, Raise) else effect for effect in effects]
-        return _late(slot, told)
+        return tell_late(slot, told)
 
     def _push(self, wake_us: int, rule_id: str, subject: str) -> None:
         heapq.heappush(self._heap, (wake_us, rule_id, subject))
@@ -452,10 +458,10 @@ class RulesEngine:
                 if slot is not None and not anew:
                     continue
                 state = rule.initial() if slot is None else slot.state_of(rule)
-                wake_us = rule.first_wake_us(state, now_us)
-                if wake_us is not None:
+                step = rule.arm(state, now_us)
+                if step.wake_at_us is not None or step.state != state:
                     device_id = slot.device_id if slot else ""
-                    self._keep(rule, person.subject, slot, state, wake_us, plan.person_id, device_id)
+                    self._keep(rule, person.subject, slot, step.state, step.wake_at_us, plan.person_id, device_id)
 
     def _renew(self, person_key: str, now_us: int) -> None:
         """A validity began or ended: make the person's machines anew."""
@@ -522,7 +528,7 @@ class RulesEngine:
     def _ordinary(self, rules: Sequence[Rule[Any]], metric: str, person: Person, device: Device) -> Interval:
         low, high, until = EVERYTHING
         for rule in rules:
-            slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
+            slot = self._slots.get((rule.rule_id, subject_of(rule, person, device)))
             a, b, c = rule.quiet(rule.initial() if slot is None else slot.state_of(rule), metric)
             low, high, until = max(low, a), min(high, b), min(until, c)
         interval = (low, high, until)
@@ -533,7 +539,7 @@ class RulesEngine:
         if rule is None:
             device.boxes = (ANYWHERE,)
             return
-        slot = self._slots.get((rule.rule_id, _subject(rule, person, device)))
+        slot = self._slots.get((rule.rule_id, subject_of(rule, person, device)))
         device.boxes = rule.quiet_boxes(rule.initial() if slot is None else slot.state_of(rule))
 
     def _failed(self, rule_id: str, subject: str) -> None:
@@ -541,44 +547,3 @@ class RulesEngine:
         if rule_id not in self._told:
             self._told.add(rule_id)
             _log.exception("rule failed; it is skipped where it fails, the others go on", rule=rule_id, subject=subject)
-
-
-_NO_READING: Final = Reading(observed_at_us=0)
-
-
-def _subject(rule: Rule[Any], person: Person, device: Device) -> str:
-    if rule.subject == "person":
-        return person.subject
-    if rule.subject == "device":
-        return device.device_id
-    return f"{person.subject}/{device.device_id}"
-
-
-def _late(slot: Slot, effects: Sequence[Effect]) -> list[Effect]:
-    """Of what a machine said about late records: each kind once per upload, again only when it gets more severe."""
-    told: list[Effect] = []
-    for effect in effects:
-        if isinstance(effect, Raise) and effect.severity < slot.told.get(effect.kind, Severity.P4 + 1):
-            slot.told[effect.kind] = int(effect.severity)
-            told.append(replace(effect, late=True))
-    return told
-
-
-def _unverified_call(seq: int, record: Record, when: timing.Timing) -> Raise:
-    """A call for a service from nobody known: shown, below what a known device would get."""
-    return Raise(
-        effect_id=f"r{seq}:service-call:service_call",
-        kind="service_call",
-        severity=Severity.P3,
-        person_id=record.person_id,
-        device_id=record.device_id,
-        seq=seq,
-        occurred_at_us=when.occurred_at_us,
-        received_at_us=record.received_at_us,
-        rule_id="service-call",
-        rule_version=EMERGENCY_RULE_VERSION,
-        evidence={"signal": "service_call"},
-        late=when.late,
-        verified=False,
-        position=record.reading.position if record.reading else None,
-    )

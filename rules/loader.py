@@ -92,7 +92,9 @@ def _parse(name: str, text: str) -> schema.Document:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {error}; see the tables in docs/rules.md or the shipped defaults") from error
+        raise ConfigError(
+            f"{name}: {error}; see rules/schema.py for the keys and rules/defaults for examples"
+        ) from error
 
 
 def _check(name: str, document: schema.Document) -> None:

@@ -93,10 +93,10 @@ class Rule(ABC, Generic[S]):
         del state, metric
         return NOTHING
 
-    def first_wake_us(self, state: S, now_us: int) -> int | None:
-        """When to look even though nothing was observed yet; None for machines that wait for their first record."""
-        del state, now_us
-        return None
+    def arm(self, state: S, now_us: int) -> Step[S]:
+        """Begin to watch, or watch on by a changed plan, without any record; most machines wait for their first one."""
+        del now_us
+        return Step(state)
 
 
 def effect_id(rule_id: str, kind: str, stimulus: Observed | Tick) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.care import CarePlan
-from gateway.model import Position
+from gateway.model import Effect, Position, Raise, Severity
 from rules.compile import Compiled
 from rules.kinds.absence import SilenceRule
 from rules.kinds.geofence import Box
@@ -186,3 +188,21 @@ class Device:
         device.fix_made_us = row.fix.observed_at_us if row.fix is not None else 0
         device.changed()
         return device
+
+
+def subject_of(rule: Rule[Any], person: Person, device: Device) -> str:
+    if rule.subject == "person":
+        return person.subject
+    if rule.subject == "device":
+        return device.device_id
+    return f"{person.subject}/{device.device_id}"
+
+
+def tell_late(slot: Slot, effects: Sequence[Effect]) -> list[Effect]:
+    """Of what a machine said about late records: each kind once per upload, again only when it gets more severe."""
+    told: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, Raise) and effect.severity < slot.told.get(effect.kind, Severity.P4 + 1):
+            slot.told[effect.kind] = int(effect.severity)
+            told.append(replace(effect, late=True))
+    return told

@@ -99,9 +99,9 @@ class DueRule(Rule[DueState]):
     def initial(self) -> DueState:
         return DueState()
 
-    def first_wake_us(self, state: DueState, now_us: int) -> int | None:
-        del state
-        return self._deadline_after(now_us)
+    def arm(self, state: DueState, now_us: int) -> Step[DueState]:
+        due_us = self._deadline_after(now_us)
+        return Step(DueState(state.done_us, state.missed, due_us or 0), (), due_us)
 
     def quiet(self, state: DueState, metric: str) -> Interval:
         if state.missed or metric not in self.metrics:
@@ -175,11 +175,12 @@ class DueRule(Rule[DueState]):
 
 
 class MotionState(Struct, array_like=True):
-    """``seen_us`` is the last sign of activity, ``due_us`` the pending look."""
+    """``seen_us`` is the last sign of activity, ``due_us`` the pending look, ``begun_us`` when watching began."""
 
     seen_us: int = 0
     still: bool = False
     due_us: int = 0
+    begun_us: int = 0
 
 
 class MotionRule(Rule[MotionState]):
@@ -202,8 +203,10 @@ class MotionRule(Rule[MotionState]):
     def initial(self) -> MotionState:
         return MotionState()
 
-    def first_wake_us(self, state: MotionState, now_us: int) -> int | None:
-        return self._due_us(max(state.seen_us, 0) or now_us, now_us)
+    def arm(self, state: MotionState, now_us: int) -> Step[MotionState]:
+        begun_us = state.begun_us or now_us
+        due_us = None if state.still else self._due_us(max(state.seen_us, begun_us), now_us)
+        return Step(MotionState(state.seen_us, state.still, due_us or 0, begun_us), (), due_us)
 
     def step(self, state: MotionState, stimulus: Observed | Tick) -> Step[MotionState]:
         at_us = stimulus.at_us
@@ -216,16 +219,16 @@ class MotionRule(Rule[MotionState]):
                 effects, still = (cleared(self, stimulus, self.config.motion_alert, {}),), False
                 due_us = 0
             due_us = due_us or self._due_us(seen_us, stimulus.received_at_us) or 0
-            return Step(MotionState(seen_us, still, due_us), effects, due_us or None)
-        due_us = self._due_us(state.seen_us, at_us - 1) or 0
-        if due_us > at_us:
-            return Step(MotionState(state.seen_us, state.still, due_us), (), due_us)
+            return Step(MotionState(seen_us, still, due_us, state.begun_us), effects, due_us or None)
+        next_us = self._due_us(max(state.seen_us, state.begun_us), at_us - 1)
+        if next_us is None or next_us > at_us:
+            return Step(MotionState(state.seen_us, state.still, next_us or 0, state.begun_us), (), next_us)
         evidence = {
             "expectation": self.expected.expectation_id, "within_minutes": self.expected.within_minutes,
             "last_seen_us": state.seen_us or None, "source": self.config.source,
         }  # fmt: skip
         effect = raised(self, stimulus, self.config.motion_alert, self.severity, evidence)
-        return Step(MotionState(state.seen_us, still=True, due_us=0), (effect,))
+        return Step(MotionState(state.seen_us, still=True, begun_us=state.begun_us), (effect,))
 
     def _due_us(self, seen_us: int, now_us: int) -> int | None:
         """The first time after ``now_us`` at which a window has been open for so long without a sign."""

@@ -81,6 +81,26 @@ def emergencies_ended(seq: int, record: Record, at_us: int) -> list[Effect]:
     ]
 
 
+def unverified_call(seq: int, record: Record, *, late: bool, occurred_at_us: int) -> Raise:
+    """A call for a service from nobody known: shown, below what a known device would get."""
+    return Raise(
+        effect_id=f"r{seq}:service-call:service_call",
+        kind="service_call",
+        severity=Severity.P3,
+        person_id=record.person_id,
+        device_id=record.device_id,
+        seq=seq,
+        occurred_at_us=occurred_at_us,
+        received_at_us=record.received_at_us,
+        rule_id="service-call",
+        rule_version=EMERGENCY_RULE_VERSION,
+        evidence={"signal": "service_call"},
+        late=late,
+        verified=False,
+        position=record.reading.position if record.reading else None,
+    )
+
+
 class LatchState(Struct, array_like=True):
     """``active`` since it was told; ``due_us`` is when a signal that may still end will be told, 0 when none waits."""
 

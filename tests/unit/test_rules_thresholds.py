@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.care import CarePlan, DeviceCare, ThresholdOverride
-from gateway.model import Severity
-from tests.rules_world import World, clears, only, raises, us
+from gateway.model import Position, Severity
+from tests.rules_world import HOME, World, clears, home_fence, only, raises, record, us
 
 
 def test_a_cuff_reading_of_198_over_110_is_urgent_at_once() -> None:
@@ -243,3 +243,37 @@ def test_a_repeat_from_another_device_of_the_person_confirms() -> None:
     world = World()
     world.say(spo2_percent=90)
     assert raises(world.say(spo2_percent=90, device="D-2")) == [("spo2_low", "P2")]
+
+
+def test_a_reload_keeps_what_stands_and_records_the_new_version() -> None:
+    world = World()
+    world.say(spo2_percent=90)
+    assert raises(world.say(spo2_percent=90)) == [("spo2_low", "P2")]
+    world.people.by_id["P-1"] = _override(version=4)
+    world.engine.reload(now_us=world.now_us)
+    assert world.say(spo2_percent=90) == []
+    assert world.say(systolic_mmhg=164) == []
+    assert only(world.say(systolic_mmhg=215)).rule_version == "cn-elder-default-v1+P-1.4"
+    world.engine.reload(world.rules)
+    assert world.say(systolic_mmhg=216) == []
+    world.say(spo2_percent=96)
+    assert clears(world.say(spo2_percent=96)) == ["spo2_low"]
+
+
+def test_a_rule_that_fails_is_counted_and_keeps_nothing_else_from_judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rules.kinds.signal.SignalRule.step", fail)
+    monkeypatch.setattr("rules.kinds.geofence.AreaRule.step", fail)
+    world = World([CarePlan(person_id="P-1", fences=(home_fence(),))])
+    effects = world.put(
+        record(
+            world.now_us,
+            measurements={"systolic_mmhg": 210.0},
+            signals={"tamper": True, "sos": True},
+            position=Position(*HOME, world.now_us),
+        )
+    )
+    assert sorted(raises(effects)) == [("blood_pressure_high", "P2"), ("sos", "P1")]
+    assert world.engine.failures == {"tamper": 1, "geofence": 1}
