@@ -76,7 +76,7 @@ def test_a_failed_fsync_ends_the_daemon_and_loses_nothing_acknowledged(tmp_path:
     async def main() -> None:
         async with asyncio.TaskGroup() as group:
             await asyncio.to_thread(daemon.start, {"LD_PRELOAD": str(shim), how: str(broken)})
-            driving = group.create_task(driver.run())
+            group.create_task(driver.run())
             await asyncio.sleep(1)
             before = len(driver.acknowledged())
             assert before > 50
@@ -88,11 +88,12 @@ def test_a_failed_fsync_ends_the_daemon_and_loses_nothing_acknowledged(tmp_path:
             broken.unlink(missing_ok=True)
             await asyncio.to_thread(daemon.start, {"LD_PRELOAD": str(shim), how: str(broken)})
             await asyncio.sleep(0.5)
-            driving.cancel()
+            driver.finish()
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(daemon.stop) == 0  # which also ends the connections that have nothing to say
         assert len(driver.acknowledged()) > len(seen)
 
     asyncio.run(main())
-    assert daemon.stop() == 0
     found = Counter((row["device_id"], int(row["dedup_key"])) for row in rows(data_dir))
     assert driver.acknowledged() <= set(found)
     assert set(found.values()) == {1}
