@@ -1,0 +1,187 @@
+"""What Alibaba Cloud tells back: answers with a code, pushed receipts of messages and calls, details on request.
+
+Receipts are pushed over HTTP as JSON arrays (``SmsReport``, ``VoiceReport``, ``VoiceCallReport``) and carry the
+``out_id`` that the request had, which is our attempt id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from alerts.channel import ServerFailedError
+from alerts.notice import AttemptState, Told
+from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefusedError, UsageError
+
+PROVIDER: Final = "aliyun"
+MAX_CALLBACK_BYTES: Final = 1024 * 1024
+MAX_REPORTS: Final = 2000
+CALLBACK_ANSWER: Final[Mapping[str, Any]] = {"code": 0, "msg": "成功"}
+"""What a pushed batch has to be answered with; anything else and it is pushed again."""
+
+_SLOW_DOWN: Final = re.compile(
+    r"(?:BUSINESS_LIMIT|DAY_LIMIT|MONTH_LIMIT|FREQUENCY|FLOW_?CONTROL|Throttling|TOO_?MANY)", re.IGNORECASE
+)
+_HALF_DONE: Final = re.compile(r"(?:SYSTEM_ERROR|InternalError|UnknownError|ServiceUnavailable)", re.IGNORECASE)
+_ACCOUNT: Final = re.compile(
+    r"(?:AMOUNT_NOT_ENOUGH|OUT_OF_SERVICE|ACCOUNT_|UN_?SUBSCRI|RAM_PERMISSION|DENY_IP|Signature|InvalidAccessKey"
+    r"|Forbidden|NoPermission|Timestamp|SecurityToken|Unauthorized)",
+    re.IGNORECASE,
+)
+_PERIODS: Final = (("天级", 86_400.0), ("小时级", 3_600.0), ("分钟级", 60.0))
+_CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,80}")
+
+_ANSWERED: Final = "answered"
+_NO_ANSWER: Final = "no_answer"
+_FAILED: Final = "failed"
+_CALL_STATES: Final[Mapping[str, AttemptState]] = {
+    "200000": _ANSWERED,  # heard to the end
+    "200001": _ANSWERED,  # hung up before the end
+    "200002": "busy",
+    "200003": _NO_ANSWER,
+    "200005": _NO_ANSWER,  # the network could not connect, or the call was declined
+    "200007": _NO_ANSWER,  # out of coverage
+    "200008": _ANSWERED,  # no key in time
+    "200010": _NO_ANSWER,  # switched off
+    "200011": _FAILED,  # number out of service
+    "200100": _ANSWERED,
+    "200101": "ringing",
+    "200102": "ringing",
+    "200103": _ANSWERED,
+    "200111": _NO_ANSWER,
+    "200112": "busy",
+    "200113": _NO_ANSWER,
+    "200120": _NO_ANSWER,
+    "300000": _ANSWERED,  # a key was pressed
+}
+_SEND_STATES: Final[Mapping[int, AttemptState]] = {1: "sent", 2: "undelivered", 3: "delivered"}
+
+
+def failure(code: str, message: str, status: int) -> DeliveryError:
+    """What an answer other than ``OK`` means. The provider's message is not repeated: it may hold a number."""
+    shown = code if _CODE.fullmatch(code) else f"status {status}"
+    if _SLOW_DOWN.search(code) or (not code and status == 429):
+        return DeliveryDeferredError(f"Aliyun limits the flow: {shown}", pause_s(message))
+    if _HALF_DONE.search(code):
+        return ServerFailedError(f"Aliyun failed: {shown}")
+    if _ACCOUNT.search(code):
+        return DeliveryDeferredError(f"Aliyun does not serve this account: {shown}")
+    if code:
+        return DeliveryRefusedError(f"Aliyun refused: {shown}")
+    if status in (401, 403, 503):
+        return DeliveryDeferredError(f"Aliyun answered {status}")
+    return ServerFailedError(f"Aliyun answered {status} and no code")
+
+
+def pause_s(message: str) -> float:
+    """How long a flow limit lasts, by the period that its message names; a minute when it names none."""
+    return next((seconds for word, seconds in _PERIODS if word in message), 60.0)
+
+
+def parse_reports(body: bytes, now_us: int) -> tuple[list[Told], int]:
+    """What a pushed batch tells, and how many of its members could not be used (they are nobody's receipt).
+
+    Raises UsageError when the body is no such batch.
+    """
+    if len(body) > MAX_CALLBACK_BYTES:
+        raise UsageError("the batch of receipts is longer than 1 MiB")
+    try:
+        batch = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError("the batch of receipts is no JSON") from error
+    if isinstance(batch, dict):
+        batch = [batch]
+    if not isinstance(batch, list) or len(batch) > MAX_REPORTS:
+        raise UsageError(f"receipts come as an array of at most {MAX_REPORTS}")
+    told = [report for member in batch if (report := _report(member, now_us)) is not None]
+    return told, len(batch) - len(told)
+
+
+def sent_message(answer: Any, attempt_id: str, now_us: int) -> Told | None:
+    """The message of an attempt among the ``QuerySendDetails`` of a number and day."""
+    details = _at(_at(answer, "SmsSendDetailDTOs"), "SmsSendDetailDTO")
+    for detail in details if isinstance(details, list) else []:
+        if _text(detail, "OutId") != attempt_id:
+            continue
+        status = _at(detail, "SendStatus")
+        state = _SEND_STATES.get(status if isinstance(status, int) else 0, "sent")
+        return Told(
+            attempt_id=attempt_id,
+            provider=PROVIDER,
+            provider_id="",  # these details do not name it
+            state=state,
+            at_us=now_us,
+            detail={"err_code": _text(detail, "ErrCode")},
+        )
+    return None
+
+
+def call_detail(answer: Any, attempt_id: str, call_id: str, now_us: int) -> Told | None:
+    """What ``QueryCallDetailByCallId`` says of a call; None while it says nothing (its data come minutes late)."""
+    data = _at(answer, "Data")
+    if isinstance(data, str):
+        try:
+            data = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            return None
+    code = _text(data, "state")
+    if not code:
+        return None
+    return _call(attempt_id, call_id, code, digits=_text(data, "dtmf"), duration=_at(data, "duration"), now_us=now_us)
+
+
+def _report(member: Any, now_us: int) -> Told | None:
+    attempt_id = _text(member, "out_id")
+    if not attempt_id:
+        return None
+    call_id = _text(member, "call_id")
+    if call_id:
+        return _call(
+            attempt_id,
+            call_id,
+            _text(member, "status_code"),
+            digits=_text(member, "dtmf"),
+            duration=_at(member, "duration"),
+            now_us=now_us,
+        )
+    success = _at(member, "success")
+    if not isinstance(success, bool):
+        return None
+    return Told(
+        attempt_id=attempt_id,
+        provider=PROVIDER,
+        provider_id=_text(member, "biz_id"),
+        state="delivered" if success else "undelivered",
+        at_us=now_us,
+        detail={"err_code": _text(member, "err_code")},
+    )
+
+
+def _call(attempt_id: str, call_id: str, code: str, *, digits: str, duration: Any, now_us: int) -> Told:
+    return Told(
+        attempt_id=attempt_id,
+        provider=PROVIDER,
+        provider_id=call_id,
+        state=_CALL_STATES.get(code, _FAILED),
+        at_us=now_us,
+        digits="".join(key for key in digits if key in "0123456789*#")[:20],
+        duration_s=_seconds(duration),
+        detail={"status_code": code},
+    )
+
+
+def _seconds(value: Any) -> int | None:
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else None
+
+
+def _at(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _text(value: Any, name: str) -> str:
+    found = _at(value, name)
+    return found[:128] if isinstance(found, str) else ""
