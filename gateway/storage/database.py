@@ -26,17 +26,19 @@ def open_database(path: Path, *, read_only: bool = False, vfs: str | None = None
     try:
         connection = apsw.Connection(str(path), flags=flags, vfs=vfs)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        if not read_only:
-            _prepare(connection)
-        connection.pragma("query_only", read_only)
-        connection.pragma("foreign_keys", True)
         version = connection.pragma("user_version")
+        if version <= len(migrations()):
+            if not read_only:
+                _prepare(connection)
+            connection.pragma("query_only", read_only)
+            connection.pragma("foreign_keys", True)
     except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.CantOpenError) as error:
         raise StorageBrokenError(f"{path}: {error}") from error
     except (apsw.BusyError, apsw.FullError) as error:
         raise StorageError(f"{path}: {error}") from error
     newest = len(migrations())
     if version > newest:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # not even what a crash left in its WAL is moved
         connection.close()
         raise NewerSchemaError(
             f"{path}: its schema is version {version}, this carebell knows up to {newest}; "

@@ -11,7 +11,7 @@ import apsw
 import structlog
 
 from gateway.clock import from_us
-from gateway.storage.database import FILE_NAME, open_database
+from gateway.storage.database import FILE_NAME, migrations, open_database
 from gateway.storage.journal import CorruptBatch, decode_row
 
 NEWEST_BATCHES: Final = 200
@@ -27,7 +27,8 @@ def suspect(data_dir: Path) -> None:
 
 
 def check(data_dir: Path) -> list[str]:
-    """What is wrong with the journal file; empty when nothing is, or when there is none.
+    """What is wrong with the journal file; empty when nothing is, when there is none, or when a newer carebell wrote it
+    (which ``open_database`` refuses): what this one cannot read there need not be damaged.
 
     Every table but the big one is checked whole, of that the newest rows; all of it after ``suspect``.
     """
@@ -37,6 +38,9 @@ def check(data_dir: Path) -> list[str]:
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
+            if connection.pragma("user_version") > len(migrations()):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                return []
             return list(_faults(connection, thorough=(data_dir / SUSPICION).exists()))
         finally:
             connection.close()
