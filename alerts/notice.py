@@ -23,7 +23,7 @@ class Notice(Struct, frozen=True, kw_only=True):
     ``to`` is what the medium needs: an E.164 number, an e-mail address, a URL. ``text`` is the plain message,
     ``speech`` what a voice says (slow, plain, to be said twice). ``template`` and ``params`` are for providers that
     only send texts they approved before. ``wants_answer``: a call asks for a key (1 I take it, 2 I cannot, 9 wrong
-    number).
+    number). ``since_us`` is when the attempt was made: nothing older is taken for it; 0 when nobody knows.
     """
 
     attempt_id: str
@@ -39,6 +39,7 @@ class Notice(Struct, frozen=True, kw_only=True):
     priority: int = 1
     wants_answer: bool = False
     link: str = ""
+    since_us: int = 0
 
 
 class Told(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,184 @@
+"""What a call says, as TwiML. All words a person may hear are here: Chinese or English, by the contact's language."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from alerts.notice import Notice
+
+Language = Literal["zh", "en"]
+
+MAX_INLINE: Final = 4000
+"""Characters of TwiML in a request to make a call (Twilio's Twiml parameter)."""
+MAX_KEY_TRIES: Final = 3
+KEY_WAIT_S: Final = 8
+
+
+class Voice(Struct, frozen=True):
+    """``language`` and ``voice`` as <Say> takes them. ``rate`` needs a voice that knows SSML; "" leaves it out."""
+
+    language: str
+    voice: str
+    rate: str = "slow"
+
+
+VOICES: Final[Mapping[Language, Voice]] = {
+    "zh": Voice("zh-CN", "Polly.Zhiyu"),
+    "en": Voice("en-US", "Polly.Joanna"),
+}
+
+_CHOICES: Final = {
+    "zh": "如果您来处理，请按 1。如果您来不了，请按 2。如果打错了，请按 9。",
+    "en": "If you take this, press 1. If you cannot, press 2. If this is the wrong number, press 9.",
+}
+_UNHEARD: Final = {
+    "zh": "没有收到按键。我们会联系其他人。再见。",
+    "en": "No key was pressed. We will call someone else. Goodbye.",
+}
+_TAKEN: Final = {
+    "zh": "收到您的答复：您来处理。谢谢您，再见。",
+    "en": "We have your answer: you take it. Thank you. Goodbye.",
+}
+_CANNOT: Final = {
+    "zh": "知道了，我们会联系其他人。再见。",
+    "en": "Understood. We will call someone else. Goodbye.",
+}
+_WRONG_NUMBER: Final = {
+    "zh": "对不起，打扰您了。我们会更正号码。再见。",
+    "en": "We are sorry to have disturbed you. We will correct the number. Goodbye.",
+}
+_NO_CHOICE: Final = {"zh": "没有这个选项。", "en": "That key is not one of the choices."}
+_ENDED: Final = {"zh": "再见。", "en": "Goodbye."}
+_REPLIES: Final = {"1": _TAKEN, "2": _CANNOT, "9": _WRONG_NUMBER}
+
+
+def call(notice: Notice, gather_url: str, voices: Mapping[Language, Voice] = VOICES) -> str:
+    """The message twice, slowly; with ``wants_answer`` and each time the keys, and one key is taken at any moment.
+
+    At most 4000 characters: of a message that is too long the end is not said.
+    """
+    speech = (notice.speech or notice.text).strip()
+    while True:
+        document = _call(notice, speech, gather_url, voices[notice.language])
+        excess = len(document) - MAX_INLINE
+        if excess <= 0 or not speech:
+            return document
+        speech = _shorter(speech, max(len(speech) - max(excess // 2, 1), 0))
+
+
+def reply(digits: str, language: Language, again_url: str | None, voices: Mapping[Language, Voice] = VOICES) -> str:
+    """The answer to a key. One without a meaning is asked for again at ``again_url``; None when it was the last try."""
+    response = ET.Element("Response")
+    voice = voices[language]
+    known = _REPLIES.get(digits)
+    if known is not None or not digits:
+        _say(response, (known or _UNHEARD)[language], voice)
+    elif again_url is None:
+        _say(response, _NO_CHOICE[language] + _UNHEARD[language], voice)
+    else:
+        _say(response, _NO_CHOICE[language], voice)
+        gather = _gather(response, again_url)
+        _say(gather, _CHOICES[language], voice)
+    ET.SubElement(response, "Hangup")
+    return _text(response)
+
+
+def join(room: str, label: str, *, callbacks: Mapping[str, str], record: bool) -> str:
+    """Puts a call into the conference ``room``. Its end ends nobody else's part in it.
+
+    ``callbacks`` has ``status`` and ``recording``.
+    """
+    response = ET.Element("Response")
+    dial = ET.SubElement(response, "Dial")
+    conference = ET.SubElement(
+        dial,
+        "Conference",
+        {
+            "startConferenceOnEnter": "true",
+            "endConferenceOnExit": "false",
+            "beep": "onEnter",
+            "participantLabel": label,
+            "record": "record-from-start" if record else "do-not-record",
+            "statusCallback": callbacks["status"],
+            "statusCallbackEvent": "start end join leave mute hold",
+            "recordingStatusCallback": callbacks["recording"],
+        },
+    )
+    conference.text = room
+    return _text(response)
+
+
+def nothing() -> str:
+    return _text(ET.Element("Response"))
+
+
+def goodbye(language: Language, voices: Mapping[Language, Voice] = VOICES) -> str:
+    response = ET.Element("Response")
+    _say(response, _ENDED[language], voices[language])
+    ET.SubElement(response, "Hangup")
+    return _text(response)
+
+
+def _call(notice: Notice, speech: str, gather_url: str, voice: Voice) -> str:
+    response = ET.Element("Response")
+    into = _gather(response, gather_url) if notice.wants_answer else response
+    ET.SubElement(into, "Pause", {"length": "1"})
+    for _ in range(2):
+        _say(into, speech, voice)
+        if notice.wants_answer:
+            _say(into, _CHOICES[notice.language], voice)
+        ET.SubElement(into, "Pause", {"length": "1"})
+    if not notice.wants_answer:
+        _say(response, _ENDED[notice.language], voice)
+    ET.SubElement(response, "Hangup")
+    return _text(response)
+
+
+def _gather(parent: ET.Element, action_url: str) -> ET.Element:
+    """``actionOnEmptyResult``: silence is told as well. ``finishOnKey`` "": a # is a key like others."""
+    return ET.SubElement(
+        parent,
+        "Gather",
+        {
+            "input": "dtmf",
+            "numDigits": "1",
+            "timeout": str(KEY_WAIT_S),
+            "finishOnKey": "",
+            "action": action_url,
+            "method": "POST",
+            "actionOnEmptyResult": "true",
+        },
+    )
+
+
+def _say(parent: ET.Element, words: str, voice: Voice) -> None:
+    say = ET.SubElement(parent, "Say", {"language": voice.language, "voice": voice.voice})
+    if voice.rate:
+        ET.SubElement(say, "prosody", {"rate": voice.rate}).text = words
+    else:
+        say.text = words
+
+
+def _shorter(speech: str, length: int) -> str:
+    """At most ``length`` characters, cut behind a sentence where there is one."""
+    cut = speech[:length]
+    end = max(cut.rfind(mark) for mark in "。！？.!?；;")
+    return cut[: end + 1] if end >= length // 2 else cut
+
+
+def _text(root: ET.Element) -> str:
+    """ASCII with character references would cost six times the room: Chinese stays itself. XML 1.0 forbids the rest."""
+    for element in root.iter():
+        if element.text:
+            element.text = "".join(
+                c if c >= " " and c not in "\x7f\ufffe\uffff" and not _surrogate(c) else " " for c in element.text
+            )
+    return '<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="unicode")
+
+
+def _surrogate(character: str) -> bool:
+    return 0xD800 <= ord(character) <= 0xDFFF

@@ -1,0 +1,499 @@
+"""A telephone company, simulated: Twilio's paths, people who answer or do not, signed callbacks, faults on demand.
+
+For tests, the demo and trying things out; everything is in memory. ``simulators/people.py`` has the people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Self
+from urllib.parse import parse_qs
+
+import httpx2
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from simulators.carrier_calls import Switchboard
+from simulators.carrier_page import PAGE_POLICY, carrier_page
+from simulators.carrier_post import CallbackPoster
+from simulators.carrier_state import (
+    API_VERSION,
+    ENDED,
+    OF_CALLBACKS,
+    Call,
+    Conference,
+    Fault,
+    Message,
+    Participant,
+    new_sid,
+)
+from simulators.people import People, from_document
+from simulators.server import LocalServer, abort
+
+ACCOUNT_SID: Final = "AC" + "5" * 32
+AUTH_TOKEN: Final = "simulated-auth-token"  # noqa: S105 - opens a simulator
+NUMBER: Final = "+15005550006"
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_TWIML: Final = 4000
+_NUMBER: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_BASE: Final = f"/{API_VERSION}/Accounts/{{account}}"
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an accident
+    """An answer in Twilio's words. Handler: the route."""
+
+    def __init__(self, status: int, code: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.response = JSONResponse(
+            {
+                "code": code,
+                "message": message,
+                "more_info": f"https://www.twilio.com/docs/errors/{code}",
+                "status": status,
+            },
+            status,
+            {name.replace("_", "-"): value for name, value in headers.items()},
+        )
+
+
+class SimulatedCarrier:
+    """``async with SimulatedCarrier(people) as carrier``: serves at ``carrier.url`` until the block ends.
+
+    ``speed`` is how many of its seconds pass in a real one. ``late_s`` (late callbacks), ``slow_s`` (slow answers) and
+    ``retry_after_s`` are real seconds. ``fail(Fault.ERROR, 3)``: so for the next three requests that make something.
+    """
+
+    def __init__(
+        self,
+        people: People | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        account_sid: str = ACCOUNT_SID,
+        auth_token: str = AUTH_TOKEN,
+        speed: float = 1.0,
+        late_s: float = 1.0,
+        slow_s: float = 5.0,
+        retry_after_s: int = 1,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.people = people or People()
+        self.account_sid = account_sid
+        self.auth_token = auth_token
+        self.requests: deque[tuple[str, str, dict[str, list[str]]]] = deque(maxlen=10_000)  # method, path, form
+        self._slow_s = slow_s
+        self._late_s = late_s
+        self._retry_after_s = retry_after_s
+        self._speed = speed
+        self._say = say
+        self._planned: deque[Fault] = deque()
+        self._where = (host, port)
+        self._stack = contextlib.AsyncExitStack()
+        self._work: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        client = await self._stack.enter_async_context(httpx2.AsyncClient(timeout=10.0, trust_env=False))
+        self.poster = CallbackPoster(self.auth_token, client, self.spawn, late_s=self._late_s)
+        self.board = Switchboard(self.people, self.poster, self.spawn, speed=self._speed, say=self._say)
+        self._server = LocalServer(self._app(), self._group, *self._where)
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._server.stop()
+        for task in self._work:
+            task.cancel()
+        await self._stack.aclose()
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def messages(self) -> list[Message]:
+        return list(self.board.messages.values())
+
+    @property
+    def calls(self) -> list[Call]:
+        return list(self.board.calls.values())
+
+    @property
+    def conferences(self) -> list[Conference]:
+        return list(self.board.conferences.values())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def start(self) -> None:
+        """Serve again after ``stop``, on the same port."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Be down for requests. Calls that are up go on."""
+        await self._server.stop()
+
+    def fail(self, fault: Fault, times: int = 1) -> None:
+        self._planned.extend([fault] * times)
+
+    def heal(self) -> None:
+        self._planned.clear()
+
+    # ---- routes ------------------------------------------------------------------------------------------------------
+
+    def _app(self) -> Starlette:
+        participants = _BASE + "/Conferences/{conference}/Participants"
+        return Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/people/{number}", self._script, methods=["PUT"]),
+                Route("/faults", self._plan, methods=["POST"]),
+                self._route(_BASE + "/Messages.json", POST=self._create_message, GET=self._list_messages),
+                self._route(_BASE + "/Messages/{sid}.json", GET=self._message),
+                self._route(_BASE + "/Calls.json", POST=self._create_call, GET=self._list_calls),
+                self._route(_BASE + "/Calls/{sid}.json", GET=self._call, POST=self._change_call),
+                self._route(_BASE + "/Calls/{sid}/Events.json", GET=self._call_events),
+                self._route(_BASE + "/Conferences.json", GET=self._list_conferences),
+                self._route(_BASE + "/Conferences/{conference}.json", GET=self._conference, POST=self._end_conference),
+                self._route(participants + ".json", POST=self._create_participant, GET=self._list_participants),
+                self._route(
+                    participants + "/{sid}.json",
+                    GET=self._participant, POST=self._change_participant, DELETE=self._drop_participant,
+                ),
+            ]
+        )  # fmt: skip
+
+    def _route(self, path: str, **handlers: Callable[[Request, dict[str, list[str]]], Any]) -> Route:
+        async def answer(request: Request) -> Response:
+            form = await _form(request)
+            self.requests.append((request.method, request.url.path, form))
+            try:
+                self._authenticate(request)
+                response: Response = handlers[request.method](request, form)
+            except Refused as refused:
+                return refused.response
+            return response
+
+        async def make(request: Request) -> Response:
+            return await self._making(request, answer)
+
+        wrapped = make if path.endswith(("Messages.json", "Calls.json", "Participants.json")) else answer
+        return Route(path, wrapped, methods=list(handlers))
+
+    async def _making(self, request: Request, answer: Callable[[Request], Any]) -> Response:
+        """A request that makes something: here the planned faults strike."""
+        fault = self._planned[0] if request.method == "POST" and self._planned else None
+        if fault is not None:
+            self._planned.popleft()
+        if fault is Fault.RESET_BEFORE:
+            abort(request)
+            return Response(status_code=500)
+        try:
+            self._refuse(fault)
+        except Refused as refused:
+            return refused.response
+        request.state.fault = fault if fault in OF_CALLBACKS else None
+        response: Response = await answer(request)
+        if fault is Fault.RESET_AFTER:
+            abort(request)
+        elif fault is Fault.ERROR_AFTER:
+            return PlainTextResponse("made and failed", 500)
+        elif fault is Fault.BAD_JSON:
+            return PlainTextResponse('{"sid": ', 201, media_type="application/json")
+        elif fault is Fault.SLOW:
+            await asyncio.sleep(self._slow_s)
+        return response
+
+    def _refuse(self, fault: Fault | None) -> None:
+        wait = {"Retry_After": str(self._retry_after_s)}
+        if fault is Fault.ERROR:
+            raise Refused(500, 20500, "Internal Server Error")
+        if fault is Fault.UNAVAILABLE:
+            raise Refused(503, 20503, "Service Unavailable", **wait)
+        if fault is Fault.TOO_MANY:
+            raise Refused(429, 20429, "Too Many Requests", **wait)
+        if fault is Fault.QUOTA:
+            raise Refused(429, 63038, "Account exceeded the daily messages limit", **wait)
+        if fault is Fault.INVALID_NUMBER:
+            raise Refused(400, 21211, "Invalid 'To' Phone Number: XXX")
+
+    def _authenticate(self, request: Request) -> None:
+        given = request.headers.get("Authorization", "")
+        asked = "Basic " + base64.b64encode(f"{self.account_sid}:{self.auth_token}".encode()).decode()
+        if not hmac.compare_digest(given.encode(), asked.encode()):
+            raise Refused(401, 20003, "Authenticate")
+        if request.path_params["account"] != self.account_sid:
+            raise _missing(request)
+
+    # ---- messages ----------------------------------------------------------------------------------------------------
+
+    def _create_message(self, request: Request, form: dict[str, list[str]]) -> Response:
+        to = self._number(form)
+        if to in self.people.landlines:
+            raise Refused(400, 21614, "'To' number is not a valid mobile number")
+        sender, service = _one(form, "From"), _one(form, "MessagingServiceSid")
+        if not sender and not service:
+            raise Refused(400, 21603, "A 'From' or 'MessagingServiceSid' parameter is required")
+        body = _one(form, "Body")
+        if not body:
+            raise Refused(400, 21602, "Message body is required.")
+        if len(body) > 1600:
+            raise Refused(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
+        message = Message(
+            sid=new_sid("SM"), account_sid=self.account_sid, to=to, sender=sender, service_sid=service or None,
+            body=body, callback=_address(form, "StatusCallback"), fault=request.state.fault,
+        )  # fmt: skip
+        self.board.send(message)
+        return JSONResponse(message.shown(), 201)
+
+    def _list_messages(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        query = request.query_params
+        chosen = [
+            message.shown()
+            for message in reversed(self.board.messages.values())
+            if query.get("To") in (None, message.to) and query.get("From") in (None, message.sender)
+        ]
+        return self._list(request, "messages", chosen)
+
+    def _message(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        return JSONResponse(_known(self.board.messages, request).shown())
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def _create_call(self, request: Request, form: dict[str, list[str]]) -> Response:
+        call = self._new_call(request, form)
+        call.twiml, call.url = _one(form, "Twiml"), _address(form, "Url")
+        if not call.twiml and not call.url:
+            raise Refused(400, 21205, "Url parameter is required.")
+        if len(call.twiml) > MAX_TWIML:
+            raise Refused(400, 21626, "The Twiml parameter is longer than 4000 characters")
+        self.board.dial(call)
+        return JSONResponse(call.shown(), 201)
+
+    def _new_call(self, request: Request, form: dict[str, list[str]]) -> Call:
+        if not _one(form, "From"):
+            raise Refused(400, 21213, "'From' phone number is required")
+        detects = bool(_one(form, "MachineDetection")) and _one(form, "AsyncAmd") == "true"
+        call = Call(
+            sid=new_sid("CA"), account_sid=self.account_sid, to=self._number(form), sender=_one(form, "From"), twiml="",
+            url="", callback=_address(form, "StatusCallback"),
+            events=frozenset(form.get("StatusCallbackEvent", form.get("StatusCallbackEvent[]", ["completed"]))),
+            ring_s=float(_one(form, "Timeout") or 60), fault=request.state.fault,
+            amd_callback=_address(form, "AsyncAmdStatusCallback") if detects else "",
+        )  # fmt: skip
+        parameters = {name: values[0] for name, values in form.items()}
+        call.requests.append({"method": "POST", "url": request.url.path, "parameters": parameters})
+        return call
+
+    def _list_calls(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        query = request.query_params
+        chosen = [
+            call.shown()
+            for call in reversed(self.board.calls.values())
+            if query.get("To") in (None, call.to)
+            and query.get("From") in (None, call.sender)
+            and query.get("Status") in (None, call.status)
+        ]
+        return self._list(request, "calls", chosen)
+
+    def _call(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        return JSONResponse(_known(self.board.calls, request).shown())
+
+    def _change_call(self, request: Request, form: dict[str, list[str]]) -> Response:
+        call: Call = _known(self.board.calls, request)
+        if call.status in ENDED:
+            raise Refused(400, 21220, "Call is not in-progress. Cannot redirect.")
+        if _one(form, "Twiml"):
+            call.redirected = _one(form, "Twiml")
+        elif _one(form, "Status") == "canceled" and call.status != "in-progress":
+            call.status = "canceled"
+        call.hang_up()
+        return JSONResponse(call.shown())
+
+    def _call_events(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        call: Call = _known(self.board.calls, request)
+        return self._list(request, "events", [{"request": each, "response": {}} for each in call.requests])
+
+    # ---- conferences -------------------------------------------------------------------------------------------------
+
+    def _list_conferences(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        query = request.query_params
+        chosen = [
+            conference.shown()
+            for conference in reversed(self.board.conferences.values())
+            if query.get("FriendlyName") in (None, conference.name) and query.get("Status") in (None, conference.status)
+        ]
+        return self._list(request, "conferences", chosen)
+
+    def _conference(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        return JSONResponse(self._room(request).shown())
+
+    def _end_conference(self, request: Request, form: dict[str, list[str]]) -> Response:
+        conference = self._room(request)
+        if _one(form, "Status") == "completed":
+            self.board.end(conference)
+        return JSONResponse(conference.shown())
+
+    def _create_participant(self, request: Request, form: dict[str, list[str]]) -> Response:
+        call = self._new_call(request, form)
+        name = request.path_params["conference"]
+        known = self.board.conferences.get(name)
+        conference = known or self.board.room(name, self.account_sid)
+        if known is not None and known.status == "completed":
+            raise _missing(request)
+        if not conference.participants:
+            conference.record = _one(form, "ConferenceRecord") in ("true", "record-from-start")
+            conference.callback = _address(form, "ConferenceStatusCallback")
+            conference.events = frozenset(" ".join(form.get("ConferenceStatusCallbackEvent", [])).split())
+            conference.recording_callback = _address(form, "ConferenceRecordingStatusCallback")
+        label = _one(form, "Label") or None
+        if label is not None and any(each.label == label for each in conference.participants.values()):
+            raise Refused(400, 16025, "The participant label is in use")
+        participant = Participant(
+            call=call, label=label, ends_it=_one(form, "EndConferenceOnExit") == "true",
+            starts_it=_one(form, "StartConferenceOnEnter") != "false", muted=_one(form, "Muted") == "true",
+        )  # fmt: skip
+        conference.participants[call.sid] = participant
+        call.conference_sid = conference.sid
+        call.twiml = f"<Response><Dial><Conference>{conference.name}</Conference></Dial></Response>"
+        self.board.dial(call)
+        return JSONResponse(participant.shown(conference), 201)
+
+    def _list_participants(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        conference = self._room(request)
+        return self._list(
+            request, "participants", [each.shown(conference) for each in conference.participants.values()]
+        )
+
+    def _participant(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        conference = self._room(request)
+        return JSONResponse(self._present(conference, request).shown(conference))
+
+    def _change_participant(self, request: Request, form: dict[str, list[str]]) -> Response:
+        conference = self._room(request)
+        participant = self._present(conference, request)
+        muted, hold = _one(form, "Muted"), _one(form, "Hold")
+        self.board.change(
+            conference, participant, muted=muted == "true" if muted else None, hold=hold == "true" if hold else None
+        )
+        return JSONResponse(participant.shown(conference))
+
+    def _drop_participant(self, request: Request, form: dict[str, list[str]]) -> Response:
+        del form
+        self._present(self._room(request), request).call.hang_up()
+        return Response(status_code=204)
+
+    def _room(self, request: Request) -> Conference:
+        conference = self.board.conferences.get(request.path_params["conference"])
+        if conference is None:
+            raise _missing(request)
+        return conference
+
+    def _present(self, conference: Conference, request: Request) -> Participant:
+        asked = request.path_params["sid"]
+        for participant in conference.participants.values():
+            if asked in (participant.call.sid, participant.label):
+                return participant
+        raise _missing(request)
+
+    # ---- for people at a screen --------------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        del request
+        page = carrier_page(self.messages[:-101:-1], self.calls[:-101:-1], self.conferences[:-101:-1])
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    async def _script(self, request: Request) -> Response:
+        """``PUT /people/+8613800000001`` with ``{"script": ["busy", {"keys": ["1"]}]}``."""
+        try:
+            self.people.set(request.path_params["number"], *from_document(msgspec.json.decode(await _body(request))))
+        except (msgspec.DecodeError, ValueError, AttributeError) as error:
+            return JSONResponse({"detail": str(error)}, 400)
+        return Response(status_code=204)
+
+    async def _plan(self, request: Request) -> Response:
+        """``{"fault": "error", "times": 3}`` or ``{"heal": true}``."""
+        try:
+            asked = msgspec.json.decode(await _body(request))
+            if asked.get("heal"):
+                self.heal()
+            else:
+                self.fail(Fault(asked["fault"]), max(1, min(int(asked.get("times", 1)), 10_000)))
+        except (msgspec.DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return JSONResponse({"detail": f"no fault: {error}; known are {', '.join(Fault)}"}, 400)
+        return JSONResponse({"planned": list(self._planned)})
+
+    # ---- shapes ------------------------------------------------------------------------------------------------------
+
+    def _number(self, form: dict[str, list[str]]) -> str:
+        to = _one(form, "To")
+        if not to:
+            raise Refused(400, 21604, "A 'To' phone number is required.")
+        if not (_NUMBER.fullmatch(to) or to.startswith("sip:")) or to in self.people.invalid:
+            raise Refused(400, 21211, "Invalid 'To' Phone Number: XXX")
+        return to
+
+    def _list(self, request: Request, name: str, entries: Iterable[dict[str, Any]]) -> Response:
+        size = int(request.query_params.get("PageSize", "50"))
+        page = list(entries)[:size]
+        uri = f"{request.url.path}?PageSize={size}&Page=0"
+        return JSONResponse(
+            {
+                name: page, "page": 0, "page_size": size, "start": 0, "end": max(len(page) - 1, 0), "uri": uri,
+                "first_page_uri": uri, "next_page_uri": None, "previous_page_uri": None,
+            }
+        )  # fmt: skip
+
+
+def _known(book: OrderedDict[str, Any], request: Request) -> Any:
+    entry = book.get(request.path_params["sid"])
+    if entry is None:
+        raise _missing(request)
+    return entry
+
+
+def _missing(request: Request) -> Refused:
+    return Refused(404, 20404, f"The requested resource {request.url.path} was not found")
+
+
+def _one(form: dict[str, list[str]], name: str) -> str:
+    return form.get(name, [""])[0]
+
+
+def _address(form: dict[str, list[str]], name: str) -> str:
+    url = _one(form, name)
+    if url and not url.startswith(("http://", "https://")):
+        raise Refused(400, 21609, f"Invalid '{name}'")
+    return url
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) <= MAX_BODY_BYTES:
+            body += chunk
+    return bytes(body[:MAX_BODY_BYTES])
+
+
+async def _form(request: Request) -> dict[str, list[str]]:
+    return parse_qs((await _body(request)).decode("utf-8", "replace"), keep_blank_values=True)
