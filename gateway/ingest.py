@@ -34,6 +34,7 @@ QUICK_COMMITS_BURST: Final = 240.0
 GROUP_RECORDS: Final = 2000
 GROUP_BYTES: Final = 4 << 20
 SLICE: Final = 200  # records that the listeners get in one turn of the loop
+PUMP_S: Final = 0.002  # and no longer than this
 BACKLOG: Final = 20_000
 UNVERIFIED_FAULT: Final = "credential missing or wrong: only emergency signals are used"
 
@@ -359,8 +360,11 @@ class JournalIngest:
             self._pump_slice()
 
     def _pump(self) -> None:
-        if self._backlog:
+        until_s = self._loop.time() + PUMP_S
+        while self._backlog:
             self._pump_slice()
+            if self._loop.time() > until_s:
+                break
         if self._backlog:
             self._loop.call_soon(self._pump)
         else:

@@ -108,7 +108,7 @@ def stat(connection: apsw.Connection) -> dict[str, Any]:
     pages = connection.pragma("page_count") - connection.pragma("freelist_count")
     return {
         "first_seq": row[0],
-        "last_seq": last_seq(connection),
+        "last_seq": last_record_seq(connection),
         "records": row[1],
         "bytes": pages * connection.pragma("page_size"),
         "readers": readers(connection),
