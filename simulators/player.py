@@ -80,7 +80,6 @@ class Player:
         self._say(f"《{self._scenario.title.zh}》 {self._scenario.title.en}")
         if self._scenario.about is not None:
             self._say(f"  {self._scenario.about}")
-        began_s = asyncio.get_running_loop().time()
         async with http_client() as client, asyncio.TaskGroup() as stage:
             self._stage = stage
             listener = stage.create_task(self._listen())
@@ -88,8 +87,7 @@ class Player:
                 await self._enter(stage, client)
                 await asyncio.sleep(REGISTRY_SETTLES_S)
                 began_s = asyncio.get_running_loop().time()
-                async with asyncio.TaskGroup() as checks:
-                    await self._tell(checks, began_s)
+                await self._tell(began_s)
             finally:
                 listener.cancel()
                 for device in self._devices.values():
@@ -142,7 +140,8 @@ class Player:
 
     # ---- the story ---------------------------------------------------------------------------------------------------
 
-    async def _tell(self, checks: asyncio.TaskGroup, began_s: float) -> None:
+    async def _tell(self, began_s: float) -> None:
+        """Step by step; the story waits for what it expects, so that it comes out the same at every speed."""
         loop = asyncio.get_running_loop()
         for number, step in enumerate(self._scenario.step, 1):
             wait_s = began_s + step.at_s / self._speed - loop.time()
@@ -156,12 +155,13 @@ class Player:
             except NotAcknowledgedError as error:
                 self._fail(number, step, f"没有确认 not acknowledged: {error}")
                 continue
-            for expect in step.expect:
-                if expect.order and not self._check_orders:
-                    self.outcome.unchecked += 1
-                    self._say("            －  未检查订单 order not checked")
-                else:
-                    checks.create_task(self._check(number, step, device, expect))
+            async with asyncio.TaskGroup() as checks:
+                for expect in step.expect:
+                    if expect.order and not self._check_orders:
+                        self.outcome.unchecked += 1
+                        self._say("            －  未检查订单 order not checked")
+                    else:
+                        checks.create_task(self._check(number, step, device, expect))
 
     async def _act(self, device: _Device, step: Step) -> None:
         if step.silent:
