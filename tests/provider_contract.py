@@ -48,8 +48,11 @@ class Harness(Protocol):
     ``heard`` holds what callbacks (or polls) told, in order.
     """
 
-    provider: Provider
-    heard: list[Told]
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def heard(self) -> list[Told]: ...
 
     @property
     def cannot(self) -> dict[Failure | str, str]:

@@ -103,7 +103,7 @@ async def twilio_harness(
     medium: Medium = "sms", people: People | None = None, *, speed: float = 200.0
 ) -> AsyncIterator[TwilioHarness]:
     async with SimulatedCarrier(
-        people, speed=speed, late_s=0.2, slow_s=2.0, say=lambda _: None
+        people, speed=speed, late_s=0.2, slow_s=1.2, say=lambda _: None
     ) as carrier, asyncio.TaskGroup() as group:  # fmt: skip
         harness = TwilioHarness(medium, carrier)
         app = Starlette(routes=[Route("/callbacks/twilio/{rest:path}", harness.callback, methods=["POST"])])
