@@ -15,6 +15,7 @@ from tests.live.simulate_daemon import PROGRAM, carebell, environment, processes
 pytestmark = pytest.mark.live
 
 
+@pytest.mark.slow
 def test_a_day_in_the_neighbourhood(tmp_path: Path) -> None:
     folder = tmp_path / "the demo"
     run = carebell(
