@@ -23,14 +23,22 @@ from msgspec import Struct, field
 
 from alerts.channel import Receipt
 from alerts.channels import aliyun_reports
+from alerts.channels.aliyun_reports import CalleeLimitError
 from alerts.channels.aliyun_signature import canonical_query, signed_headers
 from alerts.channels.http_request import HttpRequester, read_secret
 from alerts.channels.quota import Quota, Window
 from alerts.notice import Medium, Notice, Told
 from gateway.clock import US_PER_S, Clock, from_us
-from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError
+from gateway.errors import (
+    DeliveryDeferredError,
+    DeliveryRefusedError,
+    DeliveryUnknownError,
+    NotFoundError,
+    UsageError,
+)
 
 VERSION: Final = "2017-05-25"
+PREFIX: Final = "/callbacks/aliyun/"
 VOICE_QUOTA: Final = (Window(60, 1), Window(3_600, 5), Window(86_400, 20))
 """Calls to one number: 1 a minute, 5 an hour, 20 a day (help.aliyun.com, SingleCallByTts)."""
 SMS_QUOTA: Final = (Window(86_400, 50),)
@@ -140,13 +148,10 @@ class AliyunProvider:
         quota.take(notice.to, self._clock.monotonic_s())
         try:
             answer = await self._ask(base_url, action, parameters)
-        except DeliveryDeferredError as error:
+        except (DeliveryDeferredError, DeliveryRefusedError) as error:
             quota.give_back(notice.to)
-            if error.retry_after_s is not None:
-                quota.close(notice.to, self._clock.monotonic_s() + error.retry_after_s)
-            raise
-        except DeliveryRefusedError:
-            quota.give_back(notice.to)
+            if isinstance(error, CalleeLimitError):
+                quota.close(notice.to, self._clock.monotonic_s() + (error.retry_after_s or 0.0))
             raise
         reference = answer.get("BizId" if action == "SendSms" else "CallId")
         if not isinstance(reference, str) or not 0 < len(reference) <= 200:
@@ -186,8 +191,32 @@ class AliyunProvider:
                     break
         return None
 
-    def authentic(self, token: str) -> bool:
-        """Whether a callback came to the secret address. Alibaba Cloud does not sign what it pushes."""
+    def handle(self, path: str, body: bytes) -> tuple[int, str, bytes, list[Told]]:
+        """Answer one pushed batch: status, content type, body, and what was told. ``path`` from /callbacks/aliyun/ on.
+
+        The caller stores what was told before it sends the answer: what was not answered is pushed again.
+        """
+        try:
+            told = self.parse_callback(path.removeprefix(PREFIX), body)
+        except NotFoundError:
+            return 404, "text/plain", b"unknown", []
+        except UsageError:
+            return 400, "text/plain", b"not a batch of receipts", []
+        return 200, "application/json", aliyun_reports.CALLBACK_ANSWER, told
+
+    def parse_callback(self, token: str, body: bytes) -> list[Told]:
+        """What a batch tells that was pushed to the address with ``token``. Alibaba Cloud does not sign what it pushes.
+
+        Raises NotFoundError when the token is not ours, UsageError when the body is no batch of receipts.
+        """
+        if not self._authentic(token):
+            raise NotFoundError("no such callback")
+        told, unusable = aliyun_reports.parse_reports(body, self._clock.now_us())
+        if unusable:
+            _log.warning("receipts_unusable", channel=self.name, count=unusable)
+        return told
+
+    def _authentic(self, token: str) -> bool:
         if not self._settings.callback_token_file:
             return False
         try:
@@ -196,13 +225,6 @@ class AliyunProvider:
             _log.error("callback_token_unreadable", channel=self.name, error=str(error))
             return False
         return hmac.compare_digest(token.encode(), expected.encode())
-
-    def parse_callback(self, body: bytes) -> list[Told]:
-        """What a pushed batch tells. Answer it with ``aliyun_reports.CALLBACK_ANSWER``. Raises UsageError."""
-        told, unusable = aliyun_reports.parse_reports(body, self._clock.now_us())
-        if unusable:
-            _log.warning("receipts_unusable", channel=self.name, count=unusable)
-        return told
 
     async def _find_call(self, attempt_id: str, call: _Call) -> Told | None:
         answer = await self._ask(

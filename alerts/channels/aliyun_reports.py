@@ -19,13 +19,12 @@ from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefused
 PROVIDER: Final = "aliyun"
 MAX_CALLBACK_BYTES: Final = 1024 * 1024
 MAX_REPORTS: Final = 2000
-CALLBACK_ANSWER: Final[Mapping[str, Any]] = {"code": 0, "msg": "成功"}
+CALLBACK_ANSWER: Final = '{"code":0,"msg":"成功"}'.encode()
 """What a pushed batch has to be answered with; anything else and it is pushed again."""
 
-_SLOW_DOWN: Final = re.compile(
-    r"(?:BUSINESS_LIMIT|DAY_LIMIT|MONTH_LIMIT|FREQUENCY|FLOW_?CONTROL|Throttling|TOO_?MANY)", re.IGNORECASE
-)
-_HALF_DONE: Final = re.compile(r"(?:SYSTEM_ERROR|InternalError|UnknownError|ServiceUnavailable)", re.IGNORECASE)
+_CALLEE_LIMIT: Final = re.compile(r"(?:BUSINESS_LIMIT|DAY_LIMIT|MONTH_LIMIT|CALL_?LIMIT|FREQUENCY)", re.IGNORECASE)
+_BUSY: Final = re.compile(r"(?:FLOW_?CONTROL|Throttling|TOO_?MANY|ServiceUnavailable|CONCURREN)", re.IGNORECASE)
+_HALF_DONE: Final = re.compile(r"(?:SYSTEM_ERROR|InternalError|UnknownError)", re.IGNORECASE)
 _ACCOUNT: Final = re.compile(
     r"(?:AMOUNT_NOT_ENOUGH|OUT_OF_SERVICE|ACCOUNT_|UN_?SUBSCRI|RAM_PERMISSION|DENY_IP|Signature|InvalidAccessKey"
     r"|Forbidden|NoPermission|Timestamp|SecurityToken|Unauthorized)",
@@ -60,20 +59,22 @@ _CALL_STATES: Final[Mapping[str, AttemptState]] = {
 _SEND_STATES: Final[Mapping[int, AttemptState]] = {1: "sent", 2: "undelivered", 3: "delivered"}
 
 
+class CalleeLimitError(DeliveryDeferredError):
+    """This number has had what it may get in a time. Handler: the provider, which asks no more for it until then."""
+
+
 def failure(code: str, message: str, status: int) -> DeliveryError:
     """What an answer other than ``OK`` means. The provider's message is not repeated: it may hold a number."""
     shown = code if _CODE.fullmatch(code) else f"status {status}"
-    if _SLOW_DOWN.search(code) or (not code and status == 429):
-        return DeliveryDeferredError(f"Aliyun limits the flow: {shown}", pause_s(message))
-    if _HALF_DONE.search(code):
+    if _CALLEE_LIMIT.search(code):
+        return CalleeLimitError(f"Aliyun limits this number: {shown}", pause_s(message))
+    if _BUSY.search(code) or (not code and status in (429, 503)):
+        return DeliveryDeferredError(f"Aliyun is busy: {shown}", 1.0)
+    if _HALF_DONE.search(code) or (not code and status not in (401, 403)):
         return ServerFailedError(f"Aliyun failed: {shown}")
-    if _ACCOUNT.search(code):
+    if _ACCOUNT.search(code) or not code:
         return DeliveryDeferredError(f"Aliyun does not serve this account: {shown}")
-    if code:
-        return DeliveryRefusedError(f"Aliyun refused: {shown}")
-    if status in (401, 403, 503):
-        return DeliveryDeferredError(f"Aliyun answered {status}")
-    return ServerFailedError(f"Aliyun answered {status} and no code")
+    return DeliveryRefusedError(f"Aliyun refused: {shown}")
 
 
 def pause_s(message: str) -> float:
