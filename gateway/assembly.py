@@ -113,6 +113,7 @@ class Parts:
             clock=clock,
             settings=settings.journal,
             outside_readers={} if self.history is None else {"history": self.history},
+            settled=self.ingest.settled,
         )
         self.feed = JournalFeed(self.writer, settings.site)
         for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):

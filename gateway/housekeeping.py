@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import apsw
@@ -10,6 +11,7 @@ import structlog
 
 from gateway.clock import US_PER_S, Clock
 from gateway.config import JournalSection
+from gateway.errors import StorageBrokenError, StorageError
 from gateway.model import Committed
 from gateway.ports import Store
 from gateway.storage import journal
@@ -26,9 +28,9 @@ log = structlog.get_logger("housekeeping")
 
 
 class Bookmarked(Protocol):
-    """A reader in another process, which tells how far it is."""
+    """A reader in another process, which tells up to where the journal may be forgotten: what it has on disk."""
 
-    def bookmark(self) -> int: ...
+    def durable(self) -> int: ...
 
 
 class Housekeeping:
@@ -42,15 +44,20 @@ class Housekeeping:
         clock: Clock,
         settings: JournalSection,
         outside_readers: dict[str, Bookmarked],
+        settled: Callable[[], Awaitable[bool]],
     ) -> None:
+        """``settled``: whether everything that ingest has taken so far is on disk (gateway.ingest)."""
         self._writer = writer
         self._store: Store = writer
         self._marks = marks
         self._clock = clock
         self._settings = settings
         self._outside = outside_readers
+        self._settled = settled
         self._written: dict[str, int] = {}
+        self._failing = False
         self.seq = 0
+        self.saved_seq = 0
         self.pruned_batches = 0
 
     def observe(self, committed: Committed) -> None:
@@ -59,7 +66,7 @@ class Housekeeping:
     def recover(self, connection: apsw.Connection) -> None:
         """Rebuild the memory of seen messages: as it was saved, and from the records since."""
         self._marks.restore(connection.execute("SELECT device_key, state FROM mark"))
-        self.seq = journal.readers(connection).get(READER, 0)
+        self.seq = self.saved_seq = journal.readers(connection).get(READER, 0)
         while parts := list(journal.read_after(connection, self.seq)):
             for part in parts:
                 if isinstance(part, Committed):
@@ -68,33 +75,61 @@ class Housekeeping:
                 self.seq = part.last_seq
 
     async def run(self) -> None:
+        """Until cancelled. Raises StorageBrokenError; whatever else cannot be written now is tried again."""
         save_s = prune_s = self._clock.monotonic_s()
         while True:
             await asyncio.sleep(BOOKMARK_S)
-            await self._write_bookmarks()
             now_s = self._clock.monotonic_s()
+            failed = not await self._tried(self._write_bookmarks)
             if now_s - save_s >= SAVE_S:
                 save_s = now_s
-                await self.save()
+                failed = not await self._tried(self.save) or failed
             if now_s - prune_s >= PRUNE_S:
                 prune_s = now_s
                 self._writer.restore_reserve()
-                await self._prune()
+                failed = not await self._tried(self._prune) or failed
+            if not failed:
+                self._failing = False
+
+    async def _tried(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it worked. A disk that is full or a file that is held must not end the process that takes alarms."""
+        try:
+            await work()
+        except StorageBrokenError:
+            raise
+        except StorageError as error:
+            if not self._failing:  # once per change of state
+                self._failing = True
+                log.error("housekeeping_not_written", error=str(error))
+            return False
+        return True
 
     async def save(self) -> None:
-        """Save which messages were seen. The bookmark moves only with the last of it."""
+        """Save which messages were seen. The bookmark moves only with the last of it. Raises StorageError.
+
+        Ingest remembers a message before its commit: what is saved must not know one that the journal does not have,
+        or its resend after a crash would be acknowledged and lost.
+        """
         seq = self.seq
         rows = self._marks.take_dirty()
-        if not rows:
+        if not rows and seq == self.saved_seq:
             return
-        now_us = self._clock.now_us()
-        for start in range(0, len(rows), DEVICES_PER_WRITE):
-            part = rows[start : start + DEVICES_PER_WRITE]
-            await self._store.write(lambda connection, part=part: _save_marks(connection, part))  # type: ignore[misc]
-        await self._store.write(lambda connection: journal.set_reader(connection, READER, seq, now_us))
+        try:
+            if not await self._settled():
+                self._marks.keep_dirty(rows)
+                return
+            now_us = self._clock.now_us()
+            for start in range(0, len(rows), DEVICES_PER_WRITE):
+                part = rows[start : start + DEVICES_PER_WRITE]
+                await self._store.write(lambda connection, part=part: _save_marks(connection, part))  # type: ignore[misc]
+            await self._store.write(lambda connection: journal.set_reader(connection, READER, seq, now_us))
+        except BaseException:
+            self._marks.keep_dirty(rows)
+            raise
+        self.saved_seq = seq
 
     async def _write_bookmarks(self) -> None:
-        moved = {name: reader.bookmark() for name, reader in self._outside.items()}
+        moved = {name: reader.durable() for name, reader in self._outside.items()}
         moved = {name: seq for name, seq in moved.items() if seq > self._written.get(name, 0)}
         if moved:
             now_us = self._clock.now_us()

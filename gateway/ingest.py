@@ -163,6 +163,19 @@ class JournalIngest:
         self.offer(frames).add_done_callback(resolve)
         return await waiter
 
+    async def settled(self) -> bool:
+        """Commit what waits; return, once that is done, whether everything offered until now is on disk."""
+        failures = self._failures
+        self._flush()
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+
+        def done(outcome: int | StorageError) -> None:
+            if not waiter.done():
+                waiter.set_result(not isinstance(outcome, StorageError) and self._failures == failures)
+
+        self._journal.submit([], done, emergency=False)  # nothing to write: it stands behind all that was submitted
+        return await waiter
+
     async def close(self) -> None:
         """Refuse new frames, commit the rest, hand it to the listeners, return."""
         self._closed = True

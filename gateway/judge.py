@@ -15,6 +15,7 @@ import structlog
 
 from gateway import crashpoints
 from gateway.clock import Clock
+from gateway.errors import StorageBrokenError, StorageError
 from gateway.model import Committed, Effect
 from gateway.ports import Store
 from gateway.storage import journal
@@ -51,6 +52,8 @@ class Judge:
         self._alerts = alerts
         self._store = store
         self._clock = clock
+        self._unsaved: dict[tuple[str, str], bytes | None] = {}
+        self._failing = False
         self.seq = 0
         self.saved_seq = 0
         self.ticked_us = 0
@@ -82,13 +85,13 @@ class Judge:
                     self.seq = part.last_seq
 
     async def run(self) -> None:
-        """Fire what is due, and save the state every SAVE_S seconds."""
+        """Fire what is due, and save the state every SAVE_S seconds. Raises StorageBrokenError."""
         loop = asyncio.get_running_loop()
         save_at_s = loop.time() + SAVE_S
         while True:
             self.tick()
             if loop.time() >= save_at_s:
-                await self.save()
+                await self._try_to_save()
                 save_at_s = loop.time() + SAVE_S
             await asyncio.sleep(TICK_S)
 
@@ -101,10 +104,27 @@ class Judge:
                 self._alerts.submit(effects)
         self.ticked_us = now_us
 
+    async def _try_to_save(self) -> None:
+        """Save, or later: a disk that is full or a file that is held must not end the process that takes alarms."""
+        try:
+            await self.save()
+        except StorageBrokenError:
+            raise
+        except StorageError as error:
+            if not self._failing:  # once per change of state
+                self._failing = True
+                log.error("rules_not_saved", error=str(error))
+        else:
+            self._failing = False
+
     async def save(self) -> None:
-        """Write the states that changed, and the bookmark; not before the effects they led to are durable."""
+        """Write the states that changed, and the bookmark; not before the effects they led to are durable.
+
+        Raises StorageError; what was not written is written with the next call.
+        """
         seq = self.seq
-        rows = list(self._engine.dirty())
+        self._unsaved |= {(rule_id, subject): state for rule_id, subject, state in self._engine.dirty()}
+        rows = [(*key, state) for key, state in self._unsaved.items()]  # as of seq, whatever changes meanwhile
         if seq == self.saved_seq and not rows:
             return
         await self._alerts.drained()
@@ -122,4 +142,7 @@ class Judge:
             journal.set_reader(connection, READER, seq, now_us)
 
         await self._store.write(write)
-        self.saved_seq = seq
+        for rule_id, subject, state in rows:
+            if self._unsaved.get((rule_id, subject), b"") is state:
+                del self._unsaved[rule_id, subject]
+        self.saved_seq = max(self.saved_seq, seq)

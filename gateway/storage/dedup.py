@@ -154,6 +154,10 @@ class Marks:
         self._dirty.clear()
         return rows
 
+    def keep_dirty(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """What take_dirty gave was not saved: give these devices again, as they are then."""
+        self._dirty.update(device_key for device_key, _ in rows)
+
     def restore(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Take up what take_dirty gave."""
         for device_key, state in rows:
