@@ -15,16 +15,20 @@ from gateway.storage.journal import CorruptBatch, last_seq, read_after
 
 POLL_S: Final = 0.25
 BATCHES: Final = 8
+NUMBERS: Final = 20_000  # examined at most before others get their turn, events or not
 
 log = structlog.get_logger("feed")
 
 
 def events_after(connection: apsw.Connection, site: str, seq: int, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """Events behind ``seq``, about ``limit`` of them and no number torn apart; and the number that was reached."""
+    """Events behind ``seq``, about ``limit`` of them and no number torn apart; and the number that was reached.
+
+    There may be more behind that number, also when no event was found on the way to it.
+    """
     events: list[dict[str, Any]] = []
     reached = seq
-    for number, produced in _merged(connection, site, seq):
-        if len(events) >= limit:
+    for examined, (number, produced) in enumerate(_merged(connection, site, seq)):
+        if len(events) >= limit or examined >= NUMBERS:
             break
         events.extend(produced)
         reached = number
@@ -36,9 +40,7 @@ def _merged(connection: apsw.Connection, site: str, seq: int) -> Iterator[tuple[
     # Behind the last batch that was read there may be more records: audit rows beyond it have to wait for them.
     horizon = last_seq(connection) if len(batches) < BATCHES else batches[-1].last_seq
     audit = iter(
-        connection.execute(
-            "SELECT seq, body FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 5000", (seq, horizon)
-        )
+        connection.execute("SELECT seq, body FROM audit WHERE seq > ? AND seq <= ? ORDER BY seq", (seq, horizon))
     )
     waiting = next(audit, None)
     for batch in batches:
