@@ -128,7 +128,8 @@ class Gateway:
         await parts.writer.read(parts.registry.load)
         await parts.writer.read(parts.housekeeping.recover)
         judged = await parts.writer.read(parts.judge.recover)
-        parts.engine.resume(now_us)
+        if parts.judge.seq:  # a gateway that was never there before has not been away either
+            parts.engine.resume(now_us)
         parts.feed.committed(parts.judge.seq)
         if judged:
             log.info("journal_replayed", numbers=judged)
