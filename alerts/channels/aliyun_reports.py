@@ -27,8 +27,7 @@ _BUSY: Final = re.compile(r"(?:FLOW_?CONTROL|Throttling|TOO_?MANY|ServiceUnavail
 _HALF_DONE: Final = re.compile(r"(?:SYSTEM_ERROR|InternalError|UnknownError)", re.IGNORECASE)
 _ACCOUNT: Final = re.compile(
     r"(?:AMOUNT_NOT_ENOUGH|OUT_OF_SERVICE|ACCOUNT_|UN_?SUBSCRI|RAM_PERMISSION|DENY_IP|Signature|InvalidAccessKey"
-    r"|Forbidden|NoPermission|Timestamp|SecurityToken|Unauthorized)",
-    re.IGNORECASE,
+    r"|Forbidden|NoPermission|Time[sS]tamp|SecurityToken|Unauthorized)"
 )
 _PERIODS: Final = (("天级", 86_400.0), ("小时级", 3_600.0), ("分钟级", 60.0))
 _CODE: Final = re.compile(r"[A-Za-z0-9_.]{1,80}")
@@ -60,7 +59,7 @@ _SEND_STATES: Final[Mapping[int, AttemptState]] = {1: "sent", 2: "undelivered", 
 
 
 class CalleeLimitError(DeliveryDeferredError):
-    """This number has had what it may get in a time. Handler: the provider, which asks no more for it until then."""
+    """The number has had what it may get in a time. Handler: the provider, which asks no more for it until then."""
 
 
 def failure(code: str, message: str, status: int) -> DeliveryError:
@@ -91,7 +90,7 @@ def parse_reports(body: bytes, now_us: int) -> tuple[list[Told], int]:
         raise UsageError("the batch of receipts is longer than 1 MiB")
     try:
         batch = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("the batch of receipts is no JSON") from error
     if isinstance(batch, dict):
         batch = [batch]
@@ -126,7 +125,7 @@ def call_detail(answer: Any, attempt_id: str, call_id: str, now_us: int) -> Told
     if isinstance(data, str):
         try:
             data = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
     code = _text(data, "state")
     if not code:

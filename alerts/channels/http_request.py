@@ -33,7 +33,7 @@ class HttpAnswer(Struct, frozen=True):
         """The body as JSON; None when it is none."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
 
