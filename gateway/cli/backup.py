@@ -63,8 +63,9 @@ def restore(
 
     settings = settings_of(config, data_dir)
     target = settings.data_dir / FILE_NAME
-    if target.exists():
-        fail(f"{target} exists; move it away first, nothing is overwritten", EXIT_USAGE)
+    for file in (target, target.with_name(f"{FILE_NAME}-wal"), target.with_name(f"{FILE_NAME}-shm")):
+        if file.exists():  # an old WAL would be played into the restored file
+            fail(f"{file} exists; move it away first, nothing is overwritten", EXIT_USAGE)
     try:
         probe = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
         known = probe.pragma("application_id") == APPLICATION_ID
