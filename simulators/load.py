@@ -66,7 +66,8 @@ class Result(Struct):
 class _Device(asyncio.Protocol):
     """One connection."""
 
-    __slots__ = (
+        "_buffer", "_due", "_form", "_head", "_load", "_name", "_pressed", "_token",
+        "connected", "in_flight", "packet_id",
         "_buffer", "_due", "_form", "_head", "_load", "_name", "_pressed", "_token", "connected", "in_flight", "packet_id",
         "seq", "transport",
     )  # fmt: skip
