@@ -66,10 +66,9 @@ class Result(Struct):
 class _Device(asyncio.Protocol):
     """One connection."""
 
-        "_buffer", "_due", "_form", "_head", "_load", "_name", "_pressed", "_token",
-        "connected", "in_flight", "packet_id",
-        "_buffer", "_due", "_form", "_head", "_load", "_name", "_pressed", "_token", "connected", "in_flight", "packet_id",
-        "seq", "transport",
+    __slots__ = (
+        "_buffer", "_due", "_form", "_head", "_load", "_name", "_pressed", "_token", "connected", "in_flight",
+        "packet_id", "seq", "transport",
     )  # fmt: skip
 
     def __init__(self, load: Load, name: str, token: str, connected: asyncio.Future[None]) -> None:
