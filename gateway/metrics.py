@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import apsw
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
@@ -89,9 +89,12 @@ class Metrics:
         self._add(name, collect)
 
     def collect(self) -> Iterator[Metric]:
-        """prometheus_client calls this."""
+        """prometheus_client calls this: our sources, and what parts count with the library's own registry."""
         for source in self._sources.values():
             yield source()
+        for family in REGISTRY.collect():
+            if family.name.startswith("carebell_"):
+                yield family
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else the Prometheus text format."""

@@ -55,7 +55,9 @@ def list_records(
             if json_output:
                 print_json(row)
             else:
-                what = row["fault"] or " ".join(_brief(item) for item in row["observations"])
+                what = " ".join(_brief(item) for item in row["observations"])
+                if row["fault"]:
+                    what = f"{what} [{row['fault']}]".lstrip()
                 print(f"{row['seq']:>10}  {row['received_at']}  {row['device_id'] or row['device_key'] or '?'}  {what}")
             shown += 1
             if limit and shown >= limit:

@@ -80,3 +80,11 @@ def test_histogram_counts_as_sorting_does(values: list[float]) -> None:
     if values:
         assert histogram.quantile(1.0) >= max(values)
         assert histogram.quantile(0.5) >= ordered[(len(ordered) - 1) // 2]
+
+
+def test_what_alerts_count_with_the_library_is_on_the_page() -> None:
+    import alerts.service  # noqa: F401 - registers its metrics
+
+    page, _ = Metrics("1").render()
+    assert b"carebell_alerts_raised_total" in page
+    assert b"python_gc_objects" not in page, "only what is ours"
