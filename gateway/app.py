@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -238,6 +239,10 @@ def _lock(data_dir: Path) -> int:
 def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Run the daemon on uvloop until a signal ends it."""
     import uvloop  # noqa: PLC0415 - only the daemon needs it
+
+    # Every connection is a file: take as many as the system grants.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def main() -> None:
         await Gateway(settings, say).run()

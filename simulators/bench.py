@@ -275,10 +275,11 @@ async def idle(bench: Bench, connections: int) -> dict[str, Any]:
     connect_s = time.perf_counter() - started_s
     await asyncio.sleep(1.0)
     after = bench.resident_megabytes()
+    lost = load.lost
     await load.close()
     return {
         "connections": len(load.devices),
-        "lost": load.lost,
+        "lost": lost,
         "connect_seconds": round(connect_s, 1),
         "resident_megabytes_before": before,
         "resident_megabytes": after,
