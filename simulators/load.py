@@ -128,18 +128,21 @@ class _Device(asyncio.Protocol):
 
     def send(self, count: int, due_s: float, *, press: bool = False) -> None:
         """Publish this many messages in one write."""
-        at = self._load.at
+        at, form, due, seq, packet_id = self._load.at, self._form, self._due, self.seq, self.packet_id
+        if not due:
+            due.extend([0.0] * 65_536)
+        fixed = len(self._head) + 2 + len(b'{"seq":,"at":"",') + len(at)
         packets = []
         for _ in range(count):
-            self.seq += 1
-            packet_id = self.packet_id = self.packet_id % 65_535 + 1
-            tail = _PRESS if press else _TAILS[self.seq & 63]
-            payload = b'{"seq":%d,"at":"%s",%s' % (self.seq, at, tail)
-            length = len(self._head) + 2 + len(payload)
-            packets.append(b"\x32" + _length(length) + self._head + bytes((packet_id >> 8, packet_id & 0xFF)) + payload)
-            self._due[packet_id] = due_s
+            seq += 1
+            packet_id = packet_id % 65_535 + 1
+            tail = _PRESS if press else _TAILS[seq & 63]
+            length = _length(fixed + len(b"%d" % seq) + len(tail))
+            packets.append(form % (length, packet_id >> 8, packet_id & 0xFF, seq, at, tail))
+            due[packet_id] = due_s
             if press:
                 self._pressed.add(packet_id)
+        self.seq, self.packet_id = seq, packet_id
         self.transport.write(b"".join(packets))
         self.in_flight += count
         self._load.sent += count
