@@ -67,6 +67,8 @@ class ModemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     inbox_s: float = 300.0
     reopen_s: float = 2.0
     retry_part_s: float = 2.0
+    prompt_s: float = 10.0
+    submit_s: float = 60.0
 
 
 class Listeners(Struct, frozen=True, kw_only=True):
@@ -131,8 +133,8 @@ class ModemProvider:
 
     def state(self) -> tuple[bool, str]:
         """For /readyz: whether messages would go out now, and why not."""
-        if self._link is None or self._fault:
-            return False, self._fault or "not opened yet"
+        if self._link is None or self._link.gone or self._fault:
+            return False, self._fault or "the port closed"
         if not self._registered:
             return False, "not registered in a network"
         signal = "unknown" if self._signal_dbm is None else f"{self._signal_dbm} dBm"
@@ -194,12 +196,16 @@ class ModemProvider:
                 self._registered = False
                 REGISTERED.set(0)
                 self._fail_waiting(link)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # a task group that fails meanwhile swallows the cancellation
+                raise asyncio.CancelledError
             await asyncio.sleep(self._settings.reopen_s)
 
     async def _session(self) -> None:
         async with asyncio.timeout(10.0):
             reader, writer = await serialx.open_serial_connection(self._settings.port, baudrate=self._settings.baudrate)
-        link = ModemLink(reader, writer, self._heard)
+        settings = self._settings
+        link = ModemLink(reader, writer, self._heard, prompt_s=settings.prompt_s, submit_s=settings.submit_s)
         async with asyncio.TaskGroup() as group:
             group.create_task(link.run())
             await self._initialize(link)
@@ -426,8 +432,10 @@ class ModemProvider:
         self._untold_event.set()
 
     def _check(self) -> None:
-        if self._link is None:
-            raise DeliveryDeferredError(f"the modem is away: {self._fault}", self._settings.reopen_s)
+        if self._link is None or self._link.gone:
+            raise DeliveryDeferredError(
+                f"the modem is away: {self._fault or 'the port closed'}", self._settings.reopen_s
+            )
         if not self._registered:
             raise DeliveryDeferredError("the modem is not registered in a network", 10.0)
 

@@ -14,7 +14,9 @@ MAX_ANSWER_LINES: Final = 600
 COMMAND_S: Final = 8.0
 PROMPT_S: Final = 10.0
 SUBMIT_S: Final = 60.0
+REPORT_LINES: Final = 4
 QUIET_S: Final = 0.2
+RECOVER_S: Final = 2.0
 _ERROR: Final = re.compile(r"\+(CM[ES]) ERROR: *(\d+)")
 _UNSOLICITED: Final = ("RING", "NO CARRIER", "+CLIP:", "+CMTI:", "+CDSI:", "+CRING:")
 _REPORT: Final = "+CDS:"
@@ -73,15 +75,26 @@ class _Pending(Struct):
 class ModemLink:
     """Not for two commands at once. ``unsolicited`` gets the line, and for a status report the PDU that follows it."""
 
-    def __init__(self, reader: PortReader, writer: PortWriter, unsolicited: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        reader: PortReader,
+        writer: PortWriter,
+        unsolicited: Callable[[str, str], None],
+        *,
+        prompt_s: float = PROMPT_S,
+        submit_s: float = SUBMIT_S,
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._unsolicited = unsolicited
+        self._prompt_s = prompt_s
+        self._submit_s = submit_s
         self._pending: _Pending | None = None
         self._line = bytearray()
         self._too_long = False
         self._report = ""
-        self._gone = False
+        self._report_lines = 0
+        self.gone = False  # whether the port has closed
         self.written = False  # whether the modem has had the PDU of the part under way
 
     async def run(self) -> None:
@@ -92,9 +105,10 @@ class ModemLink:
                     self._feed(octet)
             raise ModemGoneError("the port closed")
         finally:
-            self._gone = True
+            self.gone = True
             if self._pending is not None and not self._pending.done.done():
                 self._pending.done.set_exception(ModemGoneError("the port closed"))
+                self._pending.done.exception()  # seen: whoever waited may be cancelled before it can look
             self._writer.close()
 
     async def command(self, text: str, timeout_s: float = COMMAND_S) -> list[str]:
@@ -122,7 +136,7 @@ class ModemLink:
             await self._prompt(pending)
             self.written = True
             self._write(f"{pdu}\x1a".encode("ascii"))
-            async with asyncio.timeout(SUBMIT_S):
+            async with asyncio.timeout(self._submit_s):
                 await pending.done
         except TimeoutError as error:
             raise SubmitUncertainError(written=self.written) from error
@@ -142,7 +156,7 @@ class ModemLink:
         for _ in range(3):
             await asyncio.sleep(QUIET_S)
             try:
-                await self.command("AT", 2.0)
+                await self.command("AT", RECOVER_S)
             except (ModemSilentError, ModemRefusedError):
                 continue
             await asyncio.sleep(QUIET_S)  # an answer to an older command may still follow; it belongs to nobody
@@ -151,7 +165,7 @@ class ModemLink:
 
     async def _prompt(self, pending: _Pending) -> None:
         """Wait for ``> ``, or for the error that comes instead."""
-        await asyncio.wait({pending.done, pending.prompt}, timeout=PROMPT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({pending.done, pending.prompt}, timeout=self._prompt_s, return_when=asyncio.FIRST_COMPLETED)
         if pending.done.done():
             pending.done.result()
             raise SubmitUncertainError(written=False)  # an OK without a prompt
@@ -159,7 +173,7 @@ class ModemLink:
             raise SubmitUncertainError(written=False)
 
     def _begin(self, text: str) -> _Pending:
-        if self._gone:
+        if self.gone:
             raise ModemGoneError("the port closed")
         assert self._pending is None, "one command at a time"
         loop = asyncio.get_running_loop()
@@ -197,13 +211,17 @@ class ModemLink:
     def _take(self, line: str) -> None:
         if not line:
             return
-        if self._report:
-            head, self._report = self._report, ""
+        if self._report:  # its PDU is the next line, unless noise comes between
+            self._report_lines -= 1
+            head = self._report
             if _TPDU.fullmatch(line):
+                self._report = ""
                 self._unsolicited(head, line)
                 return
+            if not self._report_lines:
+                self._report = ""
         if line.startswith(_REPORT):
-            self._report = line
+            self._report, self._report_lines = line, REPORT_LINES
             return
         pending = self._pending
         if line.startswith(_UNSOLICITED):
