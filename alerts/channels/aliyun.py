@@ -23,10 +23,9 @@ from msgspec import Struct, field
 
 from alerts.channel import Receipt
 from alerts.channels import aliyun_reports
-from alerts.channels.aliyun_reports import CalleeLimitError
 from alerts.channels.aliyun_signature import canonical_query, signed_headers
 from alerts.channels.http_request import HttpRequester, read_secret
-from alerts.channels.quota import Quota, Window
+from alerts.channels.quota import LimitReachedError, Quota, Window
 from alerts.notice import Medium, Notice, Told
 from gateway.clock import US_PER_S, Clock, from_us
 from gateway.errors import (
@@ -150,7 +149,7 @@ class AliyunProvider:
             answer = await self._ask(base_url, action, parameters)
         except (DeliveryDeferredError, DeliveryRefusedError) as error:
             quota.give_back(notice.to)
-            if isinstance(error, CalleeLimitError):
+            if isinstance(error, LimitReachedError):
                 quota.close(notice.to, self._clock.monotonic_s() + (error.retry_after_s or 0.0))
             raise
         reference = answer.get("BizId" if action == "SendSms" else "CallId")

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from alerts.channel import ServerFailedError
+from alerts.channels.quota import LimitReachedError
 from alerts.notice import AttemptState, Told
 from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefusedError, UsageError
 
@@ -58,15 +59,11 @@ _CALL_STATES: Final[Mapping[str, AttemptState]] = {
 _SEND_STATES: Final[Mapping[int, AttemptState]] = {1: "sent", 2: "undelivered", 3: "delivered"}
 
 
-class CalleeLimitError(DeliveryDeferredError):
-    """The number has had what it may get in a time. Handler: the provider, which asks no more for it until then."""
-
-
 def failure(code: str, message: str, status: int) -> DeliveryError:
     """What an answer other than ``OK`` means. The provider's message is not repeated: it may hold a number."""
     shown = code if _CODE.fullmatch(code) else f"status {status}"
     if _CALLEE_LIMIT.search(code):
-        return CalleeLimitError(f"Aliyun limits this number: {shown}", pause_s(message))
+        return LimitReachedError(f"Aliyun limits this number: {shown}", pause_s(message))
     if _BUSY.search(code) or (not code and status in (429, 503)):
         return DeliveryDeferredError(f"Aliyun is busy: {shown}", 1.0)
     if _HALF_DONE.search(code) or (not code and status not in (401, 403)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -22,6 +24,7 @@ from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, Delivery
 MAX_SUBJECT: Final = 200
 MAX_TEXT: Final = 20_000
 CONNECTIONS: Final = 4
+QUIT_S: Final = 2.0
 _PERMANENT: Final = 500
 
 
@@ -92,6 +95,8 @@ class EmailProvider:
                 reply = await _submit(client, message, notice.to, settings.sender)
         except TimeoutError as error:
             raise DeliveryUnknownError("the mail server did not answer in time") from error
+        else:
+            await _leave(client)
         finally:
             client.close()
             self._slots.release()
@@ -105,6 +110,13 @@ class EmailProvider:
                 await client.login(self._settings.username, password)
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise DeliveryDeferredError(f"the mail server lets nobody in: {type(error).__name__}") from error
+
+
+async def _leave(client: aiosmtplib.SMTP) -> None:
+    """Politeness: the message is delivered whatever comes of it."""
+    with contextlib.suppress(aiosmtplib.SMTPException, OSError):
+        async with asyncio.timeout(QUIT_S):
+            await client.quit()
 
 
 async def _submit(client: aiosmtplib.SMTP, message: EmailMessage, to: str, sender: str) -> str:
@@ -133,7 +145,7 @@ def compose(notice: Notice, settings: EmailSettings, now_us: int) -> EmailMessag
     try:
         to = Address(addr_spec=notice.to)
         sender = Address(settings.sender_name, addr_spec=settings.sender)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, MessageError) as error:
         raise DeliveryRefusedError("the contact's or the sender's e-mail address is malformed") from error
     if not to.domain or not notice.to.isprintable() or len(notice.to) > 254:
         raise DeliveryRefusedError("the contact's e-mail address is malformed")

@@ -12,6 +12,13 @@ from gateway.errors import DeliveryDeferredError
 MAX_KEYS: Final = 10_000
 
 
+class LimitReachedError(DeliveryDeferredError):
+    """The provider says that this callee or robot has had what it may get.
+
+    Handler: the adapter, which closes the quota until then; after it the outbox.
+    """
+
+
 class Window(Struct, frozen=True):
     """At most ``count`` in any ``seconds``."""
 

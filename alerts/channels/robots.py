@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from alerts.channel import Receipt, ServerFailedError
 from alerts.channels.http_request import HttpAnswer, HttpRequester, read_secret
-from alerts.channels.quota import Quota, Window
+from alerts.channels.quota import LimitReachedError, Quota, Window
 from alerts.notice import Medium, Notice, Told
 from gateway.clock import US_PER_S, Clock
 from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefusedError, DeliveryUnknownError
@@ -71,7 +71,7 @@ class RobotsProvider:
         self._robots = robots
         self._clock = clock
         self._http = HttpRequester("the robot's service", timeout_s, tls=tls)
-        self._quotas = {name: Quota(_LIMITS[robot.kind][1], f"robot {name}") for name, robot in robots.items()}
+        self._quotas = {name: Quota(_LIMITS[robot.kind][1], "messages of this robot") for name, robot in robots.items()}
 
     @property
     def name(self) -> str:
@@ -121,11 +121,11 @@ class RobotsProvider:
             quota.give_back(notice.to)
             raise
         fault = _fault(robot.kind, answer)
-        if isinstance(fault, DeliveryDeferredError) and fault.retry_after_s is not None:
-            quota.close(notice.to, self._clock.monotonic_s() + fault.retry_after_s)
+        if isinstance(fault, LimitReachedError):
+            quota.close(notice.to, self._clock.monotonic_s() + (fault.retry_after_s or 0.0))
         if fault is not None:
             raise fault
-        return Receipt(notice.attempt_id, {"robot": notice.to})
+        return Receipt(notice.attempt_id, {"service": robot.kind})
 
 
 def message(robot: Robot, notice: Notice) -> dict[str, Any]:
@@ -181,13 +181,13 @@ def _fault(kind: Kind, answer: HttpAnswer) -> DeliveryError | None:
         return DeliveryRefusedError(f"the robot's service answered {answer.status}")
     if code in _SLOW_DOWN[kind]:
         pause_s = _DINGTALK_PENALTY_S if code in (130101, 410100) else 60.0
-        return DeliveryDeferredError(f"the robot's service limits the flow: {code}", pause_s)
+        return LimitReachedError(f"the robot's service limits the flow: {code}", pause_s)
     return DeliveryRefusedError(f"the robot's service refused: {code}") if code else None
 
 
 def _overload(answer: HttpAnswer) -> DeliveryError:
     if answer.status == 429:
-        return DeliveryDeferredError("the robot's service limits the flow", answer.retry_after_s or 60.0)
+        return LimitReachedError("the robot's service limits the flow", answer.retry_after_s or 60.0)
     if answer.status == 503:
         return DeliveryDeferredError("the robot's service answered 503", answer.retry_after_s)
     return ServerFailedError(f"the robot's service answered {answer.status}", answer.retry_after_s)

@@ -83,7 +83,7 @@ class WebhookSender:
         if endpoint is None:
             raise DeliveryRefusedError(f"there is no webhook endpoint {name!r}")
         if name in self._gone:
-            raise DeliveryRefusedError(f"webhook endpoint {name} is disabled: it answered 410 Gone")
+            raise DeliveryRefusedError("the webhook's endpoint is disabled: it answered 410 Gone")
         if len(body) > MAX_BODY_BYTES:
             raise DeliveryRefusedError("the webhook's body is longer than 256 KiB")
         secrets = [_secret(path) for path in endpoint.secret_files]
@@ -104,7 +104,7 @@ class WebhookSender:
             extensions={"sni_hostname": target.name},
         )
         self._judge(name, answer)
-        return Receipt(message_id, {"endpoint": name, "status": answer.status})
+        return Receipt(message_id, {"status": answer.status})
 
     def _judge(self, name: str, answer: HttpAnswer) -> None:
         status = answer.status
@@ -115,14 +115,14 @@ class WebhookSender:
             _log.error("webhook_endpoint_gone", destination=name)
             if self._on_gone is not None:
                 self._on_gone(name)
-            raise DeliveryRefusedError(f"webhook endpoint {name} answered 410 Gone and is disabled")
+            raise DeliveryRefusedError("the webhook's endpoint answered 410 Gone and is disabled")
         if 300 <= status < 400:
-            raise DeliveryRefusedError(f"webhook endpoint {name} answered {status}: redirects are not followed")
+            raise DeliveryRefusedError(f"the webhook's endpoint answered {status}: redirects are not followed")
         if status in _LATER:
-            raise DeliveryDeferredError(f"webhook endpoint {name} answered {status}", answer.retry_after_s)
+            raise DeliveryDeferredError(f"the webhook's endpoint answered {status}", answer.retry_after_s)
         if status >= 500:
-            raise ServerFailedError(f"webhook endpoint {name} answered {status}", answer.retry_after_s)
-        raise DeliveryRefusedError(f"webhook endpoint {name} answered {status}")
+            raise ServerFailedError(f"the webhook's endpoint answered {status}", answer.retry_after_s)
+        raise DeliveryRefusedError(f"the webhook's endpoint answered {status}")
 
 
 class WebhookProvider:

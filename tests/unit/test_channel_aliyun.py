@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from alerts.channel import ServerFailedError
 from alerts.channels.aliyun import callee
-from alerts.channels.aliyun_reports import CalleeLimitError, failure, parse_reports
+from alerts.channels.aliyun_reports import failure, parse_reports
 from alerts.channels.aliyun_signature import signed_headers
-from alerts.channels.quota import Quota, Window
+from alerts.channels.quota import LimitReachedError, Quota, Window
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, UsageError
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aliyun_signatures.json").read_text(encoding="utf-8"))
@@ -62,10 +62,10 @@ def test_numbers_refused(number: str, medium: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "message", "status", "error", "retry_after_s"),
     [
-        ("isv.BUSINESS_LIMIT_CONTROL", "触发分钟级流控Permits:1", 200, CalleeLimitError, 60),
-        ("isv.BUSINESS_LIMIT_CONTROL", "触发小时级流控Permits:5", 200, CalleeLimitError, 3_600),
-        ("isv.BUSINESS_LIMIT_CONTROL", "触发天级流控Permits:10", 200, CalleeLimitError, 86_400),
-        ("isv.DAY_LIMIT_CONTROL", "", 200, CalleeLimitError, 60),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发分钟级流控Permits:1", 200, LimitReachedError, 60),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发小时级流控Permits:5", 200, LimitReachedError, 3_600),
+        ("isv.BUSINESS_LIMIT_CONTROL", "触发天级流控Permits:10", 200, LimitReachedError, 86_400),
+        ("isv.DAY_LIMIT_CONTROL", "", 200, LimitReachedError, 60),
         ("Throttling.User", "", 400, DeliveryDeferredError, 1),
         ("isv.MOBILE_NUMBER_ILLEGAL", "", 200, DeliveryRefusedError, None),
         ("isv.SMS_TEMPLATE_ILLEGAL", "", 200, DeliveryRefusedError, None),
