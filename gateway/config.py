@@ -76,7 +76,6 @@ class JournalSection(Section):
     keep_days: float = Field(30.0, gt=0)
     max_gigabytes: float = Field(20.0, gt=0)
     reserve_megabytes: int = Field(16, ge=1, le=4096)
-    minimum_free_megabytes: int = Field(64, ge=0)
     linger_max_ms: float = Field(250.0, ge=0, le=5000)
 
 
@@ -171,8 +170,21 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         raise ConfigError("\n".join(_explain(path, error))) from error
     except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where it must be
         raise ConfigError(f"environment: {error}") from error
-    resolved = {name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir")}
+    resolved: dict[str, Any] = {
+        name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir")
+    }
+    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api")}
     return settings.model_copy(update=resolved)
+
+
+def _resolve_files(section: Section, base: Path) -> Section:
+    """The section with every ``..._file`` that is given taken relative to the configuration's folder."""
+    files = {
+        name: str(base / value)
+        for name, value in section
+        if name.endswith("_file") and isinstance(value, str) and value
+    }
+    return section.model_copy(update=files)
 
 
 def _explain(path: Path | None, error: ValidationError) -> Iterable[str]:

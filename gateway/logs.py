@@ -19,7 +19,7 @@ ALLOWED: Final = frozenset({
     "event", "level", "timestamp", "logger", "exception", "error", "reason", "text", "left_out",
     # who and what, by id
     "id", "alert_id", "client_id", "contact_id", "device", "device_id", "dispatch", "dispatch_id", "down_id",
-    "effect_id",
+    "effect_id", "identity",
     "key_id", "order_id", "person", "person_id", "place_id", "rule", "rule_id", "site", "subject",
     # numbers of the journal, versions, and where it stands
     "first_seq", "last_seq", "seq", "part", "schema", "version", "bookmark", "behind",

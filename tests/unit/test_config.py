@@ -185,3 +185,13 @@ def test_secrets_come_from_files_and_are_never_in_a_message(tmp_path: Path) -> N
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"order_api\.token_file: cannot read"):
         read_secret(str(tmp_path / "none"), "order_api.token_file")
+
+
+def test_paths_are_relative_to_the_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('data_dir = "d"\n[mqtt]\nkey_file = "keys/k.pem"\n[order_api]\ntoken_file = "/run/token"\n')
+    settings = load_settings(file)
+    assert settings.data_dir == tmp_path / "d"
+    assert settings.mqtt.key_file == str(tmp_path / "keys/k.pem")
+    assert settings.mqtt.certificate_file == ""
+    assert settings.order_api.token_file == "/run/token"
