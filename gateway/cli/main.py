@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "persons": ("gateway.cli.registry", "Persons in care: add, list, show, update, import, export."),
     "devices": ("gateway.cli.registry", "Devices: add, credentials, suspend, retire, claim, import, export."),
     "contacts": ("gateway.cli.registry", "Whom a person's alerts reach: add, list, show, update, import, export."),
+    "places": ("gateway.cli.registry", "Homes and fences of persons: add, list, show, update, import, export."),
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),

@@ -5,5 +5,6 @@ from __future__ import annotations
 from gateway.cli.registry_contacts import contacts
 from gateway.cli.registry_devices import devices
 from gateway.cli.registry_persons import persons
+from gateway.cli.registry_places import places
 
-__all__ = ["contacts", "devices", "persons"]
+__all__ = ["contacts", "devices", "persons", "places"]

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gateway.errors import UsageError
 from gateway.model import Actor
-from gateway.registry import contacts, devices, persons
+from gateway.registry import contacts, devices, persons, place_sheet, places
 from gateway.registry import fields as f
 from gateway.registry.changes import Change, begin, fetch
 
@@ -72,11 +72,12 @@ _SPECS: Final[Mapping[str, f.Spec]] = {
     "persons": persons.SPEC,
     "devices": devices.SPEC,
     "contacts": contacts.SPEC,
+    "places": place_sheet.SPEC,
 }
 
 
 def read_plan(table: str, data: bytes, *, at_us: int, known_profiles: Collection[str] = ()) -> Plan:
-    """Read a CSV file of ``persons``, ``devices`` or ``contacts``, without the database.
+    """Read a CSV file of ``persons``, ``devices``, ``contacts`` or ``places``, without the database.
 
     UTF-8 with or without a byte order mark, else GB18030. Columns go by the names of fields or by their Chinese labels.
     Raises ImportRefusedError with all problems of all rows.
@@ -222,6 +223,8 @@ def _row(
         row_id, clean = persons.clean_person(row_id, values, at_us=at_us, partial=False)
     elif table == "devices":
         row_id, clean = devices.clean_device(row_id, values, known_profiles=known_profiles, partial=False)
+    elif table == "places":
+        row_id, clean = place_sheet.clean_line(row_id, values)
     else:
         row_id, clean = contacts.clean_contact(row_id, values, partial=False)
     return Row(line, row_id, clean)
@@ -271,11 +274,22 @@ def _apply_contact(connection: apsw.Connection, row: Row, plan: Plan, change: Ch
         (report.updated if names else report.unchanged).append(str(old["id"]))
 
 
+def _apply_place(connection: apsw.Connection, row: Row, plan: Plan, change: Change, report: ImportReport) -> None:
+    old = fetch(connection, places.SPEC, row.row_id)
+    if old is None:
+        place_sheet.insert_line(connection, row.row_id, row.values, change)
+        report.added.append(row.row_id)
+    else:
+        names = place_sheet.apply_line(connection, old, _given(row, plan), change)
+        (report.updated if names else report.unchanged).append(row.row_id)
+
+
 _Apply = Callable[[apsw.Connection, Row, Plan, Change, ImportReport], None]
 _APPLY: Final[Mapping[str, _Apply]] = {
     "persons": _apply_person,
     "devices": _apply_device,
     "contacts": _apply_contact,
+    "places": _apply_place,
 }
 
 

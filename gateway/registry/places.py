@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import apsw
@@ -25,10 +25,11 @@ SPEC: Final = f.Spec(
         f.Field("geometry", f.json_object(), "几何", personal=True, required=True),
         f.Field("radius_m", f.number(1, 50_000), "半径"),
         f.Field("width_m", f.number(1, 5_000), "宽度"),
-        f.Field("settings", f.json_object(), "设置"),
+        f.Field("settings", f.json_object(), "设置", personal=True),
         f.Field("state", f.one_of("active", "removed"), "状态", default="active"),
     ),
 )
+_OF_FENCE: Final = frozenset({"geometry", "radius_m", "width_m", "settings"})
 
 
 def add_place(
@@ -39,11 +40,8 @@ def add_place(
     ``settings`` are further members of ``gateway.care.Fence`` (schedule, datum, margin_m, consent, ...).
     Raises FieldsError, NotFoundError (its person), ConflictError.
     """
-    row = _clean(place_id, values, {})
-    _require_person(connection, str(row["person_id"]))
-    change = begin(connection, at_us=at_us, actor=actor)
-    insert(connection, SPEC, place_id, row, change)
-    _touch_person(connection, str(row["person_id"]), change)
+    row = clean_place(place_id, values, {})
+    insert_place(connection, place_id, row, begin(connection, at_us=at_us, actor=actor))
     return show_place(connection, place_id)
 
 
@@ -60,14 +58,54 @@ def update_place(
     """Change the given fields; ``state='removed'`` takes the place away. Raises as ``add_place``."""
     row = existing(connection, SPEC, place_id)
     expect_version(SPEC, row, version)
-    changed = _clean(place_id, values, row)
-    if "person_id" in changed:
-        _require_person(connection, str(changed["person_id"]))
-    change = begin(connection, at_us=at_us, actor=actor, reason=reason)
-    if update(connection, SPEC, row, changed, change):
-        for person_id in {str(row["person_id"]), str(changed.get("person_id", row["person_id"]))}:
-            _touch_person(connection, person_id, change)
+    changed = clean_place(place_id, values, row)
+    apply_place(connection, row, changed, begin(connection, at_us=at_us, actor=actor, reason=reason))
     return show_place(connection, place_id)
+
+
+def clean_place(place_id: str, values: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, f.SqlValue]:
+    """Clean values of a new place (``old`` is empty), or of what changes in the stored row ``old``.
+
+    Raises FieldsError; what is wrong with the fence that they make stands under ``geometry``.
+    """
+    found: list[f.Problem] = []
+    row: dict[str, f.SqlValue] = {}
+    try:
+        _, row = f.clean_with_id(SPEC, place_id, values, partial=bool(old))
+        fence = fence_of({**old, **row, "id": place_id})
+        found = [f.Problem("geometry", text) for text in problems(CarePlan(person_id="", fences=(fence,)))]
+    except f.FieldsError as error:
+        found = error.problems
+    except msgspec.ValidationError as error:
+        found = [f.Problem("geometry", str(error))]
+    if found:
+        raise f.FieldsError(found)
+    return row
+
+
+def insert_place(connection: apsw.Connection, place_id: str, values: Mapping[str, f.SqlValue], change: Change) -> None:
+    """Insert clean values; of the settings the audit tells the consent alone. As ``add_place``."""
+    _require_person(connection, str(values["person_id"]))
+    told = {"consent": fence_of({**values, "id": place_id}).consent}
+    insert(connection, SPEC, place_id, {**values, **told}, change)
+    _touch_person(connection, str(values["person_id"]), change)
+
+
+def apply_place(
+    connection: apsw.Connection, row: Mapping[str, Any], values: Mapping[str, f.SqlValue], change: Change
+) -> list[str]:
+    """Change a place's clean fields; return the names that changed. Another spelling of the same fence is no change."""
+    if "person_id" in values:
+        _require_person(connection, str(values["person_id"]))
+    before, after = fence_of(row), fence_of({**row, **values})
+    if before == after:
+        values = {name: value for name, value in values.items() if name not in _OF_FENCE}
+    told = {"consent": (before.consent, after.consent)} if before.consent != after.consent else {}
+    names = update(connection, SPEC, row, values, change, extra=told)
+    if names:
+        for person_id in {str(row["person_id"]), str(values.get("person_id", row["person_id"]))}:
+            _touch_person(connection, person_id, change)
+    return names
 
 
 def show_place(connection: apsw.Connection, place_id: str) -> dict[str, Any]:
@@ -75,14 +113,38 @@ def show_place(connection: apsw.Connection, place_id: str) -> dict[str, Any]:
     return _view(existing(connection, SPEC, place_id))
 
 
-def list_places(connection: apsw.Connection, *, person_id: str = "", limit: int = 1000) -> list[dict[str, Any]]:
-    """Places that were not removed, by id."""
-    found = rows(
-        connection,
-        "SELECT * FROM place WHERE state = 'active' AND (? = '' OR person_id = ?) ORDER BY id LIMIT ?",
-        (person_id, person_id, limit),
-    )
+def list_places(
+    connection: apsw.Connection,
+    *,
+    person_id: str = "",
+    state: str = "active",
+    search: str = "",
+    after_id: str = "",
+    limit: int = 1000,
+) -> list[dict[str, Any]]:
+    """Places in this state ("" is any), by id behind ``after_id``."""
+    found = place_rows(connection, person_id=person_id, state=state, search=search, after_id=after_id, limit=limit)
     return [_view(row) for row in found]
+
+
+def place_rows(
+    connection: apsw.Connection,
+    *,
+    person_id: str = "",
+    state: str = "active",
+    search: str = "",
+    after_id: str = "",
+    limit: int = 1000,
+) -> Iterator[dict[str, Any]]:
+    """As ``list_places``, as they are stored."""
+    pattern = f"%{search}%"
+    found: Iterator[dict[str, Any]] = rows(
+        connection,
+        "SELECT * FROM place WHERE id > ? AND (? = '' OR person_id = ?) AND (? = '' OR state = ?)"
+        " AND (? = '' OR id LIKE ? OR name LIKE ?) ORDER BY id LIMIT ?",
+        (after_id, person_id, person_id, state, state, search, pattern, pattern, limit),
+    )
+    return found
 
 
 def fence_of(row: Mapping[str, Any]) -> Fence:
@@ -101,22 +163,6 @@ def fence_of(row: Mapping[str, Any]) -> Fence:
     settings = {} if row["settings"] is None else msgspec.json.decode(row["settings"], type=dict[str, Any])
     own = {"fence_id": row["id"], "kind": row["kind"], "shape": shape, "name": row["name"] or ""}
     return msgspec.convert(settings | own, type=Fence)
-
-
-def _clean(place_id: str, values: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, f.SqlValue]:
-    found: list[f.Problem] = []
-    row: dict[str, f.SqlValue] = {}
-    try:
-        _, row = f.clean_with_id(SPEC, place_id, values, partial=bool(old))
-        fence = fence_of({**old, **row, "id": place_id})
-        found = [f.Problem("geometry", text) for text in problems(CarePlan(person_id="", fences=(fence,)))]
-    except f.FieldsError as error:
-        found = error.problems
-    except msgspec.ValidationError as error:
-        found = [f.Problem("geometry", str(error))]
-    if found:
-        raise f.FieldsError(found)
-    return row
 
 
 def _require_person(connection: apsw.Connection, person_id: str) -> None:
