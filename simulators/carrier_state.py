@@ -101,7 +101,8 @@ class Call(Struct, kw_only=True):
         return {
             "sid": self.sid, "account_sid": self.account_sid, "api_version": API_VERSION, "to": self.to,
             "to_formatted": self.to, "from": self.sender, "from_formatted": self.sender, "parent_call_sid": None,
-            "phone_number_sid": "", "status": self.status, "direction": "outbound-api", "answered_by": self.answered_by,
+            "phone_number_sid": "PN" + "0" * 32, "status": self.status, "direction": "outbound-api",
+            "answered_by": self.answered_by,
             "start_time": rfc2822(self.started), "end_time": rfc2822(self.ended),
             "duration": None if self.duration_s is None else str(self.duration_s), "price": None, "price_unit": "USD",
             "forwarded_from": None, "group_sid": None, "caller_name": None, "queue_time": "0", "trunk_sid": None,
@@ -147,11 +148,11 @@ class Conference(Struct, kw_only=True):
 
     def shown(self) -> dict[str, Any]:
         uri = f"/{API_VERSION}/Accounts/{self.account_sid}/Conferences/{self.sid}"
-        return {
+        ended = {"reason_conference_ended": "last-participant-left"} if self.status == "completed" else {}
+        return ended | {
             "sid": self.sid, "account_sid": self.account_sid, "api_version": API_VERSION, "friendly_name": self.name,
             "region": "us1", "status": self.status, "date_created": rfc2822(self.created),
             "date_updated": rfc2822(self.created), "uri": f"{uri}.json",
-            "reason_conference_ended": "last-participant-left" if self.status == "completed" else None,
             "call_sid_ending_conference": None,
             "subresource_uris": {"participants": f"{uri}/Participants.json", "recordings": f"{uri}/Recordings.json"},
         }  # fmt: skip

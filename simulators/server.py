@@ -59,11 +59,20 @@ class LocalServer:
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
-        """Refuse connections and end those that exist."""
+        """Refuse connections and break those that exist, at once: as a process that is killed."""
         if self._server is None or self._serving is None:
             return
-        self._server.should_exit = True
-        await asyncio.wait([self._serving])
+        for server in self._server.servers:
+            server.close()
+        state = self._server.server_state
+        for _ in range(5):  # one that was just accepted appears some turns of the loop later
+            for connection in list(state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        ending = {self._serving, *state.tasks}
+        for task in ending:
+            task.cancel()
+        await asyncio.wait(ending)
         self._server = self._serving = None
 
 

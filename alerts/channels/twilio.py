@@ -38,7 +38,7 @@ class TwilioProvider:
     """A Provider. ``from_number`` is an E.164 number, or for SMS the SID of a messaging service (MG...) in ``sender``.
 
     Without ``public_url`` nobody can press a key and no receipt comes: then it sends SMS only.
-    ``timeout_s`` bounds each request.
+    ``timeout_s`` bounds each request. Made before the loop serves: with an account given it reads in the SDK (0.3 s).
     """
 
     def __init__(
@@ -56,6 +56,10 @@ class TwilioProvider:
         timeout_s: float = 10.0,
         voices: Mapping[Language, Voice] = VOICES,
     ) -> None:
+        self._configured = bool(account_sid and auth_token and (from_number or messaging_service_sid))
+        self._ready = self._configured and importlib.util.find_spec("twilio") is not None
+        if self._ready:
+            importlib.import_module("alerts.channels.twilio_http")
         self._account_sid = account_sid
         self._auth_token = auth_token
         self._from_number = from_number
@@ -80,8 +84,7 @@ class TwilioProvider:
         return frozenset({"sms", "voice"} if self._public_url else {"sms"})
 
     def ready(self) -> bool:
-        configured = self._account_sid and self._auth_token and (self._from_number or self._messaging_service_sid)
-        return bool(configured) and importlib.util.find_spec("twilio") is not None
+        return self._ready
 
     @property
     def callbacks(self) -> TwilioCallbacks:
@@ -112,8 +115,9 @@ class TwilioProvider:
             await client.http_client.close()
 
     async def send(self, notice: Notice) -> Receipt:
-        if not self.ready():
-            raise DeliveryDeferredError("Twilio is not configured, or the extra carebell[twilio] is not installed")
+        if not self._ready:
+            missing = "the extra carebell[twilio] is not installed" if self._configured else "Twilio is not configured"
+            raise DeliveryDeferredError(missing)
         if notice.medium not in self.media:
             raise DeliveryRefusedError(f"Twilio is not set up for {notice.medium}")
         if not notice.to.startswith("+"):
@@ -129,7 +133,7 @@ class TwilioProvider:
 
         Messages are told apart by their text, calls by the addresses in their event log.
         """
-        if not self.ready():
+        if not self._ready:
             return None
         since_us = self._clock.now_us() - LOOK_BACK_S * US_PER_S
         if notice.since_us:

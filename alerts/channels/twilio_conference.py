@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from alerts.channels import twilio_twiml
 from alerts.channels.twilio_callbacks import ID
-from alerts.channels.twilio_http import TwilioMissingError
+from alerts.channels.twilio_http import TwilioMissingError, TwilioRefusedError
 from gateway.errors import DeliveryUnknownError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 RING_S: Final[Mapping[Role, int]] = {"person": 60, "call_center": 60, "family": 25, "doctor": 25, "ems120": 60}
 MAX_LEGS: Final = 20
+MAX_ROUNDS: Final = 20
+"""So many conferences of one alert are looked at, the newest first."""
 CALL_LIMIT_S: Final = 4 * 3600
+CALL_IS_OVER: Final = 21220
 _EVENTS: Final = "start end join leave mute hold"
 
 
@@ -107,6 +110,10 @@ class TwilioConference:
             await self._provider.client().calls(call_id).update_async(twiml=self.join_twiml(role, attempt_id))
         except TwilioMissingError as error:
             raise NotFoundError("this call is over") from error
+        except TwilioRefusedError as error:
+            if error.code == CALL_IS_OVER:
+                raise NotFoundError("this call is over") from error
+            raise
 
     def join_twiml(self, role: Role, attempt_id: str) -> str:
         """TwiML that puts a call into the conference, as the answer to an incoming call."""
@@ -116,13 +123,10 @@ class TwilioConference:
 
     async def conference_id(self) -> str | None:
         """The provider's id of the running conference; None before its first leg and after its end."""
-        for status in ("in-progress", "init"):
-            found = await self._provider.client().conferences.list_async(
-                friendly_name=self._alert_id, status=status, limit=1, page_size=1
-            )
-            if found:
-                return str(found[0].sid)
-        return None
+        found = await self._provider.client().conferences.list_async(
+            friendly_name=self._alert_id, limit=MAX_ROUNDS, page_size=MAX_ROUNDS
+        )
+        return next((str(each.sid) for each in found if each.status in ("init", "in-progress")), None)
 
     async def legs(self) -> list[Leg]:
         """Who is in it, or being called into it: in the order of the roles, then of joining."""

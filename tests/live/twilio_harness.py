@@ -45,6 +45,7 @@ class TwilioHarness:
         self.heard: list[Told] = []
         self.answers: list[tuple[int, bytes]] = []
         self.public_url = ""
+        self.away = 0  # how many callbacks find the gateway restarting
         self.providers: list[TwilioProvider] = []
         self.cannot: dict[Failure | str, str] = {}
 
@@ -89,6 +90,9 @@ class TwilioHarness:
 
     async def callback(self, request: Request) -> Response:
         body = await request.body()
+        if self.away:
+            self.away -= 1
+            return Response(status_code=503)
         status, content_type, answer, told = self.provider.callbacks.handle(
             request.url.path, request.url.query, request.headers, body
         )
@@ -116,4 +120,5 @@ async def twilio_harness(
         finally:
             for provider in harness.providers:
                 await provider.close()
+            await carrier.hush()
             await server.stop()

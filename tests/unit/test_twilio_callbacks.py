@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,3 +238,14 @@ def test_a_fetched_call_reads_like_its_callback() -> None:
         attempt_id="a-1", provider="twilio", provider_id="CA1", state="answered", at_us=5, duration_s=9,
         detail={"status": "completed"},
     )  # fmt: skip
+
+
+def test_who_does_not_use_twilio_does_not_pay_for_it() -> None:
+    """And who does pays before the loop serves, not at the first alarm."""
+    program = (
+        "import sys; from alerts.channels.twilio import TwilioProvider as P; from gateway.clock import SystemClock as C;"
+        "P('', '', '', clock=C()); bare = 'twilio.rest' in sys.modules;"
+        "P('AC', 'x', '+1', clock=C()); print(bare, 'twilio.rest.api.v2010' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.split() == ["False", "True"]
