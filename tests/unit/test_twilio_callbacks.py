@@ -243,7 +243,8 @@ def test_a_fetched_call_reads_like_its_callback() -> None:
 def test_who_does_not_use_twilio_does_not_pay_for_it() -> None:
     """And who does pays before the loop serves, not at the first alarm."""
     program = (
-        "import sys; from alerts.channels.twilio import TwilioProvider as P; from gateway.clock import SystemClock as C;"
+        "import sys; from alerts.channels.twilio import TwilioProvider as P;"
+        "from gateway.clock import SystemClock as C;"
         "P('', '', '', clock=C()); bare = 'twilio.rest' in sys.modules;"
         "P('AC', 'x', '+1', clock=C()); print(bare, 'twilio.rest.api.v2010' in sys.modules)"
     )
