@@ -116,6 +116,7 @@ class ModemProvider:
         self._untold_event = asyncio.Event()
         self._inbox = Inbox()
         self._inbox_due = True
+        self._inbox_pause_s = settings.inbox_s
         self._hang_up_due = False
         self._doorbell = Doorbell()
         self._pin_tried = False
@@ -270,7 +271,7 @@ class ModemProvider:
             elif self._hang_up_due:
                 self._hang_up_due = False
                 await self._try(link, "AT+CHUP")
-            elif self._inbox_due or clock.monotonic_s() - listed_s >= self._settings.inbox_s:
+            elif self._inbox_due or clock.monotonic_s() - listed_s >= self._inbox_pause_s:
                 self._inbox_due = False
                 listed_s = clock.monotonic_s()
                 await self._read_inbox(link)
@@ -369,10 +370,12 @@ class ModemProvider:
         except ModemSilentError:
             await link.recover()
             return
+        self._inbox_pause_s = self._settings.inbox_s
         for found in self._inbox.sort(stored, self._clock.now_us()):
             if isinstance(found.message, StatusReport):
                 self._reported(found.message)
             elif not await self._keep(self._listeners.sms, found.message):
+                self._inbox_pause_s = self._settings.poll_s  # it stays in the modem, and is offered again soon
                 continue
             for index in found.indexes:
                 await self._try(link, f"AT+CMGD={index}")
