@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import apsw
 from msgspec import Struct, field
 
-from gateway.errors import DeliveryDeferredError, DeliveryUnknownError
+from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryUnknownError
 
 
 class Dispatch(Struct, frozen=True, kw_only=True):
@@ -65,6 +65,10 @@ class Technician(Protocol):
     """Told, in a transaction, when a destination fails altogether (``reason``), and when it works again ("")."""
 
     def __call__(self, connection: apsw.Connection, destination: str, reason: str, now_us: int) -> None: ...
+
+
+class NotNeededError(DeliveryError):
+    """What was to be told no longer needs to be. Handler: the outbox, which supersedes the dispatch."""
 
 
 class InFlightError(DeliveryDeferredError):

@@ -14,8 +14,8 @@ import apsw
 import msgspec
 from msgspec import Struct, field
 
-from alerts import order_requests, outbox_rows, rows, timers
-from alerts.policy import SILENCE_KINDS, Policy
+from alerts import ladders, order_requests, outbox_rows, rows, suppression, timers
+from alerts.policy import SILENCE_KINDS, Policy, Steps
 from alerts.rows import Alert
 from alerts.states import OPEN, OUTCOMES, OWNED, PROGRESS, TABLE, Condition, Handling, permit
 from gateway import audit
@@ -127,6 +127,18 @@ def _order_status(alert: Alert, request: Request) -> dict[str, Any]:
     return {"progress": state, "handling": Handling.IN_PROGRESS}
 
 
+def _family_accept(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert
+    if request.detail.get("family_first"):
+        return {"owner": request.actor.id, "handling": Handling.ACCEPTED}
+    return {}
+
+
+def _end_test(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert
+    return {"outcome": "test", "resolved_at_us": request.now_us}
+
+
 def _nothing(alert: Alert, request: Request) -> dict[str, Any]:
     del alert, request
     return {}
@@ -145,11 +157,20 @@ _CHANGES: Final[Mapping[str, Callable[[Alert, Request], dict[str, Any]]]] = Mapp
         "escalate": _severity_up,
         "lower": _lower,
         "resolve": _resolve,
+        "family_accept": _family_accept,
+        "family_release": _nothing,
+        "next_step": _nothing,
+        "answer_noted": _nothing,
+        "presented": _nothing,
         "note": _note,
         "reopen": _reopen,
         "close": _nothing,
         "remind": _nothing,
         "restore": _nothing,
+        "ladder_step": _nothing,
+        "accept_late": _nothing,
+        "unmask": _nothing,
+        "end_test": _end_test,
         "order_sent": _order_status,
         "order_failed": _nothing,
         "order_status": _order_status,
@@ -186,6 +207,8 @@ def transition(
         raise ConflictError(f"{_where(before)}; you saw version {expected_version}")
     if before.handling not in move.sources:
         raise ConflictError(_refusal(before, action))
+    if action in ("family_accept", "family_release"):
+        detail = _family_detail(connection, before, action, actor, detail)
     request = Request(
         actor=actor, now_us=now_us, outcome=outcome, note=_text(note, "note", MAX_TEXT), detail=detail or {}
     )
@@ -196,6 +219,21 @@ def transition(
         after = msgspec.structs.replace(before, **changed, version=before.version + 1, updated_at_us=now_us)
     _settle(connection, before, after, action, request, policy)
     return rows.get(connection, alert_id)
+
+
+def _family_detail(
+    connection: apsw.Connection, alert: Alert, action: str, actor: Actor, detail: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Only the first of the family takes an alert, and only who has it (or the gateway) gives it back."""
+    rung = ladders.rungs(connection, alert.id).get("family")
+    taken_by = "" if rung is None else rung.taken_by
+    if action == "family_accept" and taken_by:
+        raise ConflictError(f"{_where(alert)}: {taken_by} of the family has it already")
+    if action == "family_release" and (not taken_by or actor.id not in (taken_by, "timer")):
+        raise ConflictError(f"{_where(alert)}: {taken_by or 'nobody'} of the family has it")
+    snapshot = ladders.snapshot_of(connection, alert.id)
+    first = snapshot is not None and snapshot.policy.family_first
+    return {**(detail or {}), "family_first": first}
 
 
 def _where(alert: Alert) -> str:
@@ -212,13 +250,16 @@ def _settle(
     connection: apsw.Connection, before: Alert | None, after: Alert, action: str, request: Request, policy: Policy
 ) -> None:
     """Write a change and all that follows from it."""
-    steps = policy.next_steps(after, action, policy)
+    masked = (
+        suppression.find(connection, after, request.now_us, policy)
+        if before is None
+        else suppression.still_masks(connection, after, action)
+    )
+    steps = masked or policy.next_steps(after, action, policy)
     evidence = _evidence(request.detail)
-    wants_order = bool(steps.order) and order_requests.under_way(connection, after) is None
-    if wants_order and (before is None or action in ("press", "reopen", "severity_up", "escalate")):
+    wants_order = _wants_order(connection, before, after, action, steps)
+    if wants_order:
         after = msgspec.structs.replace(after, order_number=after.order_number + 1)
-    else:
-        wants_order = False
     if before is None:
         rows.insert(connection, after)
     elif after is not before and not rows.update(connection, after, before.version):
@@ -234,11 +275,11 @@ def _settle(
         order_requests.finish_superseded(connection, withdrawn, request.now_us)
         if withdrawn:
             evidence["superseded_dispatches"] = withdrawn
-    for kind, delay_us in steps.arm.items():
-        timers.arm(connection, after.id, kind, request.now_us + delay_us)
-    for kind, delay_us in steps.hasten.items():
-        timers.hasten(connection, after.id, kind, request.now_us + delay_us)
-    timers.cancel(connection, after.id, steps.cancel)
+    _set_timers(connection, after.id, steps, request.now_us)
+    if masked is not None:
+        evidence["suppressed"] = suppression.note(connection, after, masked, request.now_us)
+    else:
+        evidence |= _climb(connection, before, after, action, request, policy)
     audit.append(
         connection,
         at_us=request.now_us,
@@ -252,6 +293,39 @@ def _settle(
         reason=request.note,
         evidence=evidence or None,
     )
+
+
+def _set_timers(connection: apsw.Connection, alert_id: str, steps: Steps, now_us: int) -> None:
+    for kind, delay_us in steps.arm.items():
+        timers.arm(connection, alert_id, kind, now_us + delay_us)
+    for kind, delay_us in steps.hasten.items():
+        timers.hasten(connection, alert_id, kind, now_us + delay_us)
+    timers.cancel(connection, alert_id, steps.cancel)
+
+
+_MAY_ORDER: Final = ("press", "reopen", "severity_up", "escalate", "unmask")
+
+
+def _wants_order(connection: apsw.Connection, before: Alert | None, after: Alert, action: str, steps: Steps) -> bool:
+    """Whether this change asks the platform for an order: the alert needs one and has none under way."""
+    if not steps.order or (before is not None and action not in _MAY_ORDER):
+        return False
+    return order_requests.under_way(connection, after) is None
+
+
+def _climb(
+    connection: apsw.Connection, before: Alert | None, after: Alert, action: str, request: Request, policy: Policy
+) -> dict[str, Any]:
+    """The ladders' part of a change; returns what the audit row says of it."""
+    begins = before is None or (
+        action in ("restore", "unmask", "reopen", "release") and after.handling is Handling.RAISED
+    )
+    if begins and policy.reach is not None and not ladders.rungs(connection, after.id):
+        told = ladders.begin(connection, after, policy.reach, request.now_us)
+        return {"told": told.targets} if told.targets else {}
+    if before is not None:
+        ladders.follow(connection, before, after, action, request.actor.id, request.detail, request.now_us)
+    return {}
 
 
 def _try_order_again(connection: apsw.Connection, alert: Alert, now_us: int) -> None:
@@ -272,7 +346,8 @@ def _difference(before: Alert, after: Alert) -> dict[str, Any]:
 _SHOWN: Final = frozenset(
     {
         "effect_id", "seq", "late", "rule_id", "progress", "owner", "severity", "reference", "order_id", "status",
-        "at", "number", "reason", "epoch", "dispatch_id", "channel", "recording_ref", "call_sid",
+        "at", "number", "reason", "epoch", "dispatch_id", "channel", "recording_ref", "call_sid", "attempt_id",
+        "contact_id", "provider", "digits", "medium", "ladder", "loop", "step", "mark",
     }
 )  # fmt: skip
 """What an audit row repeats of an action's detail; anything else might be personal."""

@@ -18,10 +18,11 @@ from alerts.order_requests import OrderRequest
 from alerts.policy import Policy
 from alerts.rows import Alert
 from alerts.states import OPEN, UNCLOSED, is_emergency
+from alerts.technical import raise_technical
 from gateway import audit
 from gateway.clock import to_us
 from gateway.errors import UsageError
-from gateway.model import Actor, Clear, Raise, Severity
+from gateway.model import Actor, Clear, Severity
 
 STATUSES: Final = ("accepted", "dispatched", "arrived", "completed", "cancelled", "complained", "followed_up")
 """The platform's closed list (contracts, section 5), in the order in which an order meets them."""
@@ -230,32 +231,6 @@ class OrderHandler:
             connection, "order_refused", f"outbox/{dispatch.id}/{dispatch.attempt}/{now_us}", now_us, self._policy,
             evidence={"dispatch_id": dispatch.id, "alert_id": dispatch.alert_id},
         )  # fmt: skip
-
-
-def raise_technical(
-    connection: apsw.Connection,
-    kind: str,
-    effect_id: str,
-    now_us: int,
-    policy: Policy,
-    *,
-    evidence: Mapping[str, Any],
-) -> None:
-    """A fault of this site's own: an open P4 of the site, one of a kind."""
-    effect = Raise(
-        effect_id=effect_id,
-        kind=kind,
-        severity=Severity.P4,
-        person_id="",
-        device_id="",
-        seq=0,
-        occurred_at_us=now_us,
-        received_at_us=now_us,
-        rule_id="carebell.outbox",
-        rule_version="1",
-        evidence=dict(evidence),
-    )
-    apply_effects(connection, [effect], now_us, policy)
 
 
 class DestinationWatch:

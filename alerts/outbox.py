@@ -14,7 +14,16 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from alerts import outbox_rows
 from alerts.breaker import Breaker, BreakerState
-from alerts.channel import Channel, DeliveryHandler, Dispatch, InFlightError, Receipt, ServerFailedError, Technician
+from alerts.channel import (
+    Channel,
+    DeliveryHandler,
+    Dispatch,
+    InFlightError,
+    NotNeededError,
+    Receipt,
+    ServerFailedError,
+    Technician,
+)
 from gateway import crashpoints
 from gateway.clock import US_PER_S, Clock
 from gateway.errors import (
@@ -52,11 +61,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What came of one attempt. Exactly one of receipt, refusal (``refused``) and failure (``reason``) counts."""
+    """What came of one attempt. Exactly one of receipt, refusal (``refused``), end of need (``needless``) and failure
+    (``reason``) counts.
+    """
 
     dispatch: Dispatch
     receipt: Receipt | None = None
     refused: bool = False
+    needless: bool = False
     reason: str = ""
     uncertain: bool = False
     delay_s: float = 0.0
@@ -229,6 +241,9 @@ class _Pump:
     def _finish(self, connection: apsw.Connection, outcome: Outcome, now_us: int) -> None:
         """Write down one outcome; what its handler cannot digest is a dead letter and not the end of the others."""
         dispatch = outcome.dispatch
+        if outcome.needless:
+            outbox_rows.finish_superseded(connection, dispatch.id, outcome.reason, now_us)
+            return
         expired = dispatch.expires_at_us is not None and dispatch.expires_at_us <= now_us
         if outcome.receipt is None and not outcome.refused and not expired:
             next_at_us = now_us + round(outcome.delay_s * US_PER_S)
@@ -267,6 +282,8 @@ class _Pump:
         try:
             async with asyncio.timeout(SEND_LIMIT_S):
                 receipt = await self._channel.send(dispatch)
+        except NotNeededError as error:
+            return Outcome(dispatch=dispatch, needless=True, reason=str(error))
         except DeliveryRefusedError as error:
             self._count("refused", failed=False)
             _log.error(

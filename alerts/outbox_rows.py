@@ -36,15 +36,16 @@ def enqueue(
     alert_id: str,
     payload: Mapping[str, Any],
     now_us: int,
+    expires_at_us: int | None = None,
 ) -> int:
-    """Write one dispatch; due at once. Returns its id."""
+    """Write one dispatch; due at once, given up after ``expires_at_us``. Returns its id."""
     connection.execute(
         "INSERT INTO outbox (lane, destination, order_key, priority, idempotency_key, alert_id, payload, state,"
-        " attempt, uncertain, next_at_us, last_error, created_at_us)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, '', ?)",
+        " attempt, uncertain, next_at_us, last_error, created_at_us, expires_at_us)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, '', ?, ?)",
         (
             lane, destination, order_key, priority, idempotency_key, alert_id,
-            msgspec.json.encode(payload).decode(), now_us, now_us,
+            msgspec.json.encode(payload).decode(), now_us, now_us, expires_at_us,
         ),
     )  # fmt: skip
     return int(connection.last_insert_rowid())
@@ -154,10 +155,32 @@ def withdraw(connection: apsw.Connection, alert_id: str, now_us: int, grace_us: 
 
 
 def keep(connection: apsw.Connection, alert_id: str) -> None:
-    """The alert is open (again): its dispatches no longer expire."""
+    """The alert is open (again): its orders no longer expire; its ladders begin anew and make messages of their own."""
     connection.execute(
-        "UPDATE outbox SET expires_at_us = NULL WHERE alert_id = ? AND state IN ('pending', 'sending', 'retry')",
+        "UPDATE outbox SET expires_at_us = NULL WHERE alert_id = ? AND state IN ('pending', 'sending', 'retry')"
+        " AND lane <> 'notify'",
         (alert_id,),
+    )
+
+
+def is_known(connection: apsw.Connection, idempotency_key: str) -> bool:
+    row = connection.execute("SELECT 1 FROM outbox WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    return row is not None
+
+
+def supersede(connection: apsw.Connection, alert_id: str, lane: str, ladder: str, now_us: int) -> None:
+    """What has not gone out of this lane, and of this ladder if one is named, is no longer needed."""
+    connection.execute(
+        "UPDATE outbox SET state = 'superseded', done_at_us = ? WHERE alert_id = ? AND lane = ? AND uncertain = 0"
+        " AND state IN ('pending', 'retry') AND (? = '' OR payload ->> 'ladder' = ?)",
+        (now_us, alert_id, lane, ladder, ladder),
+    )
+
+
+def finish_superseded(connection: apsw.Connection, dispatch_id: int, reason: str, now_us: int) -> None:
+    connection.execute(
+        "UPDATE outbox SET state = 'superseded', last_error = ?, done_at_us = ? WHERE id = ?",
+        (reason[:500], now_us, dispatch_id),
     )
 
 

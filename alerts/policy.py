@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct, field
 
+from alerts.people import Reach
+from alerts.policy_schema import LONGEST_STEP_S
 from alerts.rows import Alert
 from alerts.states import OPEN, OWNED, Condition, Handling, is_emergency
 from gateway.clock import US_PER_S
@@ -56,13 +58,13 @@ def default_steps(alert: Alert, action: str, policy: Policy) -> Steps:
     cancel: set[str] = set()
     if alert.handling is Handling.RESOLVED:
         cancel = {"remind", "progress", "auto_resolve"}
-        if action == "resolve":
+        if action in ("resolve", "end_test"):
             arm["close"] = policy.close_us
     elif alert.handling is Handling.CLOSED:
         cancel = {"remind", "progress", "auto_resolve", "close"}
     elif alert.handling in OWNED:
         cancel = {"remind", "close"}
-        if action in ("accept", "assign", "progress", "restore"):
+        if action in ("accept", "assign", "progress", "restore", "family_accept"):
             arm["progress"] = policy.progress_us[alert.severity]
     else:
         cancel = {"progress", "close"}
@@ -78,7 +80,12 @@ def default_steps(alert: Alert, action: str, policy: Policy) -> Steps:
 
 
 _TELLS_AGAIN: Final = frozenset(
-    {"raise", "press", "reopen", "release", "escalate", "severity_up", "restore", "order_failed"}
+    {"raise", "press", "reopen", "release", "escalate", "severity_up", "restore", "order_failed", "unmask"}
+)
+
+
+_LADDER_TIMERS: Final = frozenset(
+    {"ladder_operator", "ladder_family", "present", "accept_target", "accept_sla", "family_hold", "unreachable"}
 )
 
 
@@ -100,7 +107,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     """The numbers and choices of a site. Durations in microseconds.
 
     ``readings`` gives the newest vital signs for an order; it is called on the writer's thread. ``draw`` gives a random
-    number below its argument, for service codes.
+    number below its argument, for service codes. ``reach`` is whom the ladders can tell, None for a process that only
+    acts on alerts: the ladders of an alert that it raises are begun by the daemon's auditor.
     """
 
     site: str = "default"
@@ -118,6 +126,7 @@ class Policy(Struct, frozen=True, kw_only=True):
         }
     )
     next_steps: NextSteps = default_steps
+    reach: Reach | None = None
     readings: Callable[[str, str], Mapping[str, float]] = no_readings
     draw: Callable[[int], int] = secrets.randbelow
 
@@ -132,4 +141,6 @@ class Policy(Struct, frozen=True, kw_only=True):
             "progress": max(self.progress_us.values()),
             "auto_resolve": self.auto_resolve_us,
         }
+        if timer in _LADDER_TIMERS:
+            return LONGEST_STEP_S * US_PER_S
         return bounds.get(timer, self.close_us)

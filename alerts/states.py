@@ -77,6 +77,9 @@ _BACKEND: Final = HANDLERS | {"backend"}
 _SYSTEM: Final = frozenset({"system"})
 _FEELERS: Final = frozenset({"rule", "device", "system"})
 _ORDERS: Final = frozenset({"system", "platform"})
+_FAMILY: Final = frozenset({"family"})
+_CONTACT: Final = frozenset({"contact"})
+_RAISED: Final = frozenset({Handling.RAISED})
 
 TABLE: Final[Mapping[str, Move]] = MappingProxyType(
     {
@@ -93,6 +96,11 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
         "escalate": Move(OPEN, None, roles=_BACKEND),
         "lower": Move(OPEN, None, roles=HANDLERS),
         "resolve": Move(OPEN, Handling.RESOLVED, roles=_BACKEND, machines=_SYSTEM | {"platform", "rule"}),
+        "family_accept": Move(_RAISED, None, roles=_FAMILY, machines=_CONTACT),
+        "family_release": Move(_RAISED, None, roles=_FAMILY, machines=_CONTACT | _SYSTEM, versioned=False),
+        "next_step": Move(_RAISED, None, machines=_CONTACT | _SYSTEM, versioned=False),
+        "answer_noted": Move(frozenset(Handling), None, machines=_CONTACT, versioned=False),
+        "presented": Move(OPEN, None, roles=_BACKEND, versioned=False),
         "note": Move(UNCLOSED, None, roles=_BACKEND | {"family", "installer"}),
         "reopen": Move(frozenset({Handling.RESOLVED}), Handling.RAISED, roles=_BACKEND, machines=_FEELERS),
         # what the gateway does by itself
@@ -101,6 +109,10 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
         ),
         "remind": Move(frozenset({Handling.RAISED}), None, machines=_SYSTEM, versioned=False),
         "restore": Move(OPEN, None, machines=_SYSTEM, versioned=False),
+        "ladder_step": Move(_RAISED, None, machines=_SYSTEM, versioned=False),
+        "accept_late": Move(_RAISED, None, machines=_SYSTEM, versioned=False),
+        "unmask": Move(OPEN, None, machines=_SYSTEM, versioned=False),
+        "end_test": Move(_RAISED, Handling.RESOLVED, machines=_SYSTEM),
         # what became of the order
         "order_sent": Move(UNCLOSED, None, machines=_ORDERS),
         "order_failed": Move(UNCLOSED, None, machines=_ORDERS),
@@ -110,7 +122,10 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
 )
 """Every action on an existing alert. Raising is not here: it makes the row."""
 
-DESK_ACTIONS: Final = ("accept", "progress", "release", "resolve", "note", "escalate", "assign", "lower", "reopen")
+DESK_ACTIONS: Final = (
+    "accept", "progress", "release", "resolve", "note", "escalate", "assign", "lower", "reopen", "presented",
+    "family_accept", "family_release",
+)  # fmt: skip
 """What a person or the platform's backend may ask for."""
 
 

@@ -37,6 +37,12 @@ def hasten(connection: apsw.Connection, alert_id: str, kind: str, due_at_us: int
     )
 
 
+def find(connection: apsw.Connection, alert_id: str, kind: str) -> int | None:
+    """When the alert's timer of this kind is due, None when it has none."""
+    row = connection.execute("SELECT due_at_us FROM timer WHERE alert_id = ? AND kind = ?", (alert_id, kind)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def cancel(connection: apsw.Connection, alert_id: str, kinds: Iterable[str]) -> None:
     for kind in kinds:
         connection.execute("DELETE FROM timer WHERE alert_id = ? AND kind = ?", (alert_id, kind))
