@@ -32,6 +32,8 @@ from gateway.cli.registry_shared import (
 )
 
 persons = typer.Typer(help="Persons in care.", no_args_is_help=True, add_completion=False)
+consent = typer.Typer(help="What a person agreed to.", no_args_is_help=True, add_completion=False)
+persons.add_typer(consent, name="consent")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The person's id.")]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="姓名 Name.")]
@@ -54,6 +56,9 @@ PlanOption = Annotated[
 AgreementOption = Annotated[str | None, typer.Option("--agreement", metavar="REF", help="协议 Service agreement.")]
 OrganizationOption = Annotated[
     str | None, typer.Option("--preferred-organization", metavar="ID", help="首选机构 Who is to come if possible.")
+]
+PurposeArgument = Annotated[
+    str, typer.Argument(metavar="PURPOSE", help="目的 What it is about: health, location and the like.")
 ]
 
 
@@ -213,3 +218,49 @@ def export_all(
         return list_persons(connection, after_id=after_id, limit=PAGE)
 
     export(config, data_dir, "persons", "person_id", page, output, bom=bom)
+
+
+@consent.command()
+def give(
+    person_id: IdArgument,
+    purpose: PurposeArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    text_version: Annotated[
+        str, typer.Option("--text-version", metavar="TEXT", help="文本版本 The version of the text that was agreed to.")
+    ],
+    json_output: JsonOption = False,
+) -> None:
+    """Record that a person agreed; it replaces an earlier consent to that purpose.
+
+    Example: carebell persons consent give P-0001 location --text-version 2026-1
+    """
+    from gateway.registry.persons import give_consent  # noqa: PLC0415 - keeps `--help` quick
+
+    with transaction(config, data_dir) as connection:
+        found = give_consent(connection, person_id, purpose, text_version, at_us=now_us(), actor=CLI_ACTOR)
+    if json_output:
+        print_json(found)
+    else:
+        print(f"person {person_id}: consent to {purpose} is in force")
+
+
+@consent.command()
+def revoke(
+    person_id: IdArgument,
+    purpose: PurposeArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    json_output: JsonOption = False,
+) -> None:
+    """Record that a person took a consent back. Example: carebell persons consent revoke P-0001 location"""
+    from gateway.registry.persons import revoke_consent  # noqa: PLC0415 - keeps `--help` quick
+
+    with transaction(config, data_dir) as connection:
+        found = revoke_consent(connection, person_id, purpose, at_us=now_us(), actor=CLI_ACTOR)
+    if json_output:
+        print_json(found)
+    else:
+        print(f"person {person_id}: no consent to {purpose} is in force")

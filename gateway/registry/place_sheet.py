@@ -42,6 +42,8 @@ SPEC: Final = f.Spec(
 )
 _SAME: Final = ("person_id", "kind", "name", "radius_m", "width_m", "state")
 _OF_SETTINGS: Final = ("datum", "margin_m", "schedule", "consent", "consent_by")
+_IDENTITY: Final = ("fence_id", "kind", "name", "shape")  # which settings cannot change
+_ELSEWHERE: Final = frozenset({*_OF_SETTINGS, *_IDENTITY})
 _MEMBER = re.compile(r"`\$\.(?:shape\.)?(\w+)")
 
 
@@ -112,6 +114,8 @@ def line_of(row: Mapping[str, Any]) -> dict[str, f.SqlValue]:
     """A stored place as the clean values of a line."""
     geometry = f.decode_object(row["geometry"])
     settings = f.decode_object(row["settings"])
+    for name in _IDENTITY:
+        settings.pop(name, None)
     line: dict[str, f.SqlValue] = dict.fromkeys(SPEC.names) | {name: row[name] for name in _SAME}
     line |= {name: settings.pop(name, None) for name in ("datum", "consent_by")}
     margin, schedule = settings.pop("margin_m", None), settings.pop("schedule", None)
@@ -152,7 +156,7 @@ def _row(place_id: str, line: Mapping[str, Any], old: Mapping[str, Any]) -> dict
     """Stored values of a whole clean line. Raises FieldsError, whose problems name columns of the line."""
     settings = f.decode_object(line["settings"])
     found = _shape_problems(line)
-    found += [f.Problem("settings", f"{name!r} has a column of its own") for name in settings if name in _OF_SETTINGS]
+    found += [f.Problem("settings", f"{name!r} has a column of its own") for name in settings if name in _ELSEWHERE]
     if found:
         raise f.FieldsError(found)
     own = {name: line[name] for name in _OF_SETTINGS if line[name] is not None}

@@ -1,29 +1,36 @@
-"""``carebell places`` as scripts call it, and places as CSV: output, exit codes, what goes out comes in again."""
+"""``carebell places`` and ``persons consent`` as scripts call them; what goes out comes in again."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from gateway import audit
 from gateway.care import Circle, Corridor, Polygon
 from gateway.cli.main import build
 from gateway.model import Actor
-from gateway.registry import changes, people, places
+from gateway.registry import changes, people, persons, place_sheet, places
+from gateway.registry.fields import FieldsError
 from gateway.storage.database import FILE_NAME, open_database
 from tests.factory import T0_US
 
 Carebell = Callable[..., Result]
+ACTOR = Actor("operator", "test")
 RING = {"type": "Polygon", "coordinates": [[[117.0, 39.0], [117.1, 39.0], [117.1, 39.1], [117.0, 39.0]]]}
 WAY = {"type": "LineString", "coordinates": [[117.0, 39.0], [117.1, 39.05]]}
+POINT = {"type": "Point", "coordinates": [1, 2]}
 NIGHT = {"windows": [{"start": "22:00", "until": "06:00", "days": [1, 7]}]}
 HOME = ("--id", "home", "--person", "P-1", "--latitude", "39.12", "--longitude", "117.2", "--radius", "150")
 
@@ -280,9 +287,7 @@ def test_an_export_is_private_and_comes_back(carebell: Carebell, database: Path,
     }
     settings = {"consent_at_us": 5, "margin_m": 3, "consent": False, "datum": "wgs84", "schedule": None}
     with connection:
-        places.add_place(
-            connection, "api", values | {"settings": settings}, at_us=T0_US, actor=Actor("operator", "test")
-        )
+        places.add_place(connection, "api", values | {"settings": settings}, at_us=T0_US, actor=ACTOR)
     connection.close()
     path = tmp_path / "out.csv"
     carebell("places", "export", "-o", path, "--bom")
@@ -307,3 +312,81 @@ def test_every_command_has_help_with_an_example() -> None:
         result = CliRunner().invoke(build("places"), ["places", name, "--help"])
         assert result.exit_code == 0
         assert f"carebell places {name}" in " ".join(result.stdout.split()), name
+
+
+def test_consents_are_given_and_taken_back(carebell: Carebell, database: Path) -> None:
+    consent = ("persons", "consent")
+    carebell(*consent, "give", "P-1", "location", "--text-version", "1")
+    found = parsed(carebell(*consent, "give", "P-1", "location", "--text-version", "2", "--json"))
+    assert [(entry["text_version"], entry["revoked_at"] is None) for entry in found] == [("1", False), ("2", True)]
+    carebell(*consent, "revoke", "P-1", "location")
+    before = versions(database)
+    assert "no consent to 'location'" in carebell(*consent, "revoke", "P-1", "location", code=1).stderr
+    assert "no person 'P-9'" in carebell(*consent, "give", "P-9", "health", "--text-version", "1", code=1).stderr
+    assert "text_version" in carebell(*consent, "give", "P-1", "health", "--text-version", "", code=2).stderr
+    assert versions(database) == before
+    shown = parsed(carebell("persons", "show", "P-1", "--json"))["consents"]
+    assert [entry["revoked_at"] is None for entry in shown] == [False, False]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apsw.Connection]:
+    connection = open_database(tmp_path_factory.mktemp("site") / FILE_NAME)
+    with connection:
+        persons.add_person(connection, "P-1", {"name": "a"}, at_us=T0_US, actor=ACTOR)
+    yield connection
+    connection.close()
+
+
+shapes = st.sampled_from(
+    [{"geometry": RING}, {"geometry": WAY, "width_m": 9}, {"geometry": POINT, "radius_m": 7}]
+) | st.fixed_dictionaries(
+    {"latitude": st.floats(-91, 91), "longitude": st.floats(-181, 181), "radius_m": st.integers(1, 50_001)}
+)  # fmt: skip
+wrong = st.dictionaries(
+    st.sampled_from(["latitude", "geometry", "radius_m", "width_m", "margin_m", "schedule", "settings", "datum"]),
+    st.sampled_from(
+        ["", "x", "{}", 1, {}, {"type": []}, {"kind": "home"}, {"datum": "bd09"}, {"windows": None}, math.inf]
+    ),
+    max_size=1,
+)
+more = st.fixed_dictionaries(
+    {"person_id": st.just("P-1"), "kind": st.sampled_from(["home", "allowed", "forbidden"])},
+    optional={
+        "datum": st.sampled_from(["", "gcj02", "wgs84"]),
+        "margin_m": st.floats(0, 5_000),
+        "schedule": st.sampled_from([NIGHT, {}, ""]),
+        "consent": st.booleans(),
+        "consent_by": st.text("王芳=' x\t", max_size=5),
+        "settings": st.sampled_from(["", {"paused_until_us": 5}, {"version": 3}]),
+        "state": st.sampled_from(["", "active", "removed"]),
+    },
+)
+lines = st.builds(lambda *parts: parts[0] | parts[1] | parts[2], shapes | st.just({}), more, wrong)
+
+
+@settings(max_examples=300, deadline=None)
+@given(first=lines, second=lines)
+def test_any_line_is_kept_as_a_fence_or_refused_at_a_column(
+    site: apsw.Connection, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    site.execute("BEGIN IMMEDIATE")
+    try:
+        for change, values in ((place_sheet.add_line, first), (place_sheet.update_line, second)):
+            try:
+                view = change(site, "A", values, at_us=T0_US, actor=ACTOR)
+            except FieldsError as error:
+                told = {problem.field for problem in error.problems}
+            else:
+                told = set()
+            assert told <= set(place_sheet.SPEC.names)
+            event(f"{change.__name__} {'refused' if told else 'kept'}")
+            if told:
+                return
+            assert places.fence_of(changes.existing(site, places.SPEC, "A")).fence_id == "A"
+            line = place_sheet.show_line(site, "A")
+            line.pop("place_id")
+            again = place_sheet.update_line(site, "A", line, at_us=T0_US + 1, actor=ACTOR)
+            assert again == view  # what is shown and entered again is the same
+    finally:
+        site.execute("ROLLBACK")
