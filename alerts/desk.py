@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import apsw
 
-from alerts import outbox_rows, rows
+from alerts import attempts, ladders, outbox_rows, rows, suppression
 from alerts.lifecycle import transition
 from alerts.orders import Refused, order_status
 from alerts.policy import Policy
@@ -22,9 +22,17 @@ EARLY_CALLBACK_S: Final = 2.0
 EARLY_POLL_S: Final = 0.05
 
 list_alerts = rows.list_alerts
-show_alert = rows.show_alert
 list_outbox = outbox_rows.list_outbox
 outbox_act = outbox_rows.act
+
+
+def show_alert(connection: apsw.Connection, alert_id: str) -> dict[str, Any]:
+    """As rows.show_alert, with the escalation, whether it is suppressed, and every message and call."""
+    return rows.show_alert(connection, alert_id) | {
+        "escalation": ladders.view(connection, alert_id),
+        "suppressed": suppression.is_suppressed(connection, alert_id),
+        "attempts": attempts.of_alert(connection, alert_id),
+    }
 
 
 def act(
@@ -70,7 +78,7 @@ class Desk:
         )
 
     async def alert(self, alert_id: str) -> dict[str, Any]:
-        return await self._store.read(lambda c: rows.show_alert(c, alert_id))
+        return await self._store.read(lambda c: show_alert(c, alert_id))
 
     async def act(
         self,

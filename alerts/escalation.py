@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import apsw
 import msgspec
 from msgspec import Struct
 
-from alerts import answers, attempts, ladders, suppression
+from alerts import answers, ladders
 from alerts.channel import Channel, DeliveryHandler
 from alerts.compose import Composer, compose
 from alerts.notice import Medium, Provider, Told
@@ -101,15 +101,6 @@ def findings(book: PolicyBook, media: frozenset[Medium]) -> list[str]:
     if not any(center.address(medium) for center in cities for medium in MEDIA):
         found.append("the city's call center has no address; it hears of alerts in the console alone")
     return found
-
-
-def show(connection: apsw.Connection, alert_id: str) -> dict[str, Any]:
-    """The escalation and the attempts of an alert, JSON-ready."""
-    return {
-        "escalation": ladders.view(connection, alert_id),
-        "suppressed": suppression.is_suppressed(connection, alert_id),
-        "attempts": attempts.of_alert(connection, alert_id),
-    }
 
 
 def _in_order(medium: Medium, providers: Sequence[Provider], names: Sequence[str]) -> list[Provider]:

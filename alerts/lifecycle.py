@@ -6,8 +6,7 @@ dispatches together, so that after a crash either all of them are there or none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import apsw
@@ -15,12 +14,13 @@ import msgspec
 from msgspec import Struct, field
 
 from alerts import ladders, order_requests, outbox_rows, rows, suppression, timers
+from alerts.changes import CHANGES, Request, clean_text
 from alerts.policy import SILENCE_KINDS, Policy, Steps
 from alerts.rows import Alert
-from alerts.states import OPEN, OUTCOMES, OWNED, PROGRESS, TABLE, Condition, Handling, permit
+from alerts.states import OPEN, TABLE, Condition, Handling, permit
 from gateway import audit
 from gateway.errors import ConflictError, UsageError
-from gateway.model import Actor, Clear, Effect, Position, Raise, Severity
+from gateway.model import Actor, Clear, Effect, Position, Raise
 
 MAX_TEXT: Final = 2000
 WITHDRAW_GRACE_US: Final = 24 * 3600 * 1_000_000
@@ -33,151 +33,6 @@ class Applied(Struct):
     raised: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     known: int = 0
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    """Who wants what, for the functions that say what an action changes."""
-
-    actor: Actor
-    now_us: int
-    outcome: str = ""
-    note: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
-# ---- what each action changes ----------------------------------------------------------------------------------------
-
-
-def _press(alert: Alert, request: Request) -> dict[str, Any]:
-    changed: dict[str, Any] = {"occurrences": alert.occurrences + 1, "condition": Condition.ACTIVE}
-    if request.detail.get("position") is not None:
-        changed["position"] = request.detail["position"]
-    return changed
-
-
-def _reopen(alert: Alert, request: Request) -> dict[str, Any]:
-    changed: dict[str, Any] = {"owner": "", "progress": "", "outcome": "", "resolved_at_us": None}
-    if request.detail.get("pressed"):
-        changed |= _press(alert, request)
-    elif not request.note:
-        raise UsageError("say why the alert is reopened")
-    return changed
-
-
-def _progress(alert: Alert, request: Request) -> dict[str, Any]:
-    state = request.detail.get("progress") or alert.progress or "contacting_person"
-    if state not in PROGRESS:
-        raise UsageError(f"unknown progress {state!r}; known are {', '.join(sorted(PROGRESS))}")
-    return {"progress": state}
-
-
-def _assign(alert: Alert, request: Request) -> dict[str, Any]:
-    owner = _text(request.detail.get("owner", ""), "owner", 200)
-    if not owner:
-        raise UsageError("say to whom the alert is assigned")
-    if alert.handling is Handling.IN_PROGRESS:
-        return {"owner": owner, "handling": Handling.IN_PROGRESS}
-    return {"owner": owner}
-
-
-def _severity(request: Request, default: int) -> Severity:
-    asked = request.detail.get("severity", default)
-    try:
-        return Severity[asked] if isinstance(asked, str) else Severity(asked)
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"unknown severity {asked!r}; known are P1 to P4") from error
-
-
-def _severity_up(alert: Alert, request: Request) -> dict[str, Any]:
-    severity = _severity(request, max(1, alert.severity - 1))
-    if severity > alert.severity:
-        raise UsageError(f"{severity.name} is lower than {alert.severity.name}; only a person lowers, with a reason")
-    return {"severity": severity}
-
-
-def _lower(alert: Alert, request: Request) -> dict[str, Any]:
-    severity = _severity(request, min(4, alert.severity + 1))
-    if severity <= alert.severity:
-        raise UsageError(f"{severity.name} is not lower than {alert.severity.name}")
-    if not request.note:
-        raise UsageError("say why the alert is lowered")
-    return {"severity": severity}
-
-
-def _resolve(alert: Alert, request: Request) -> dict[str, Any]:
-    del alert
-    if request.outcome not in OUTCOMES:
-        raise UsageError(f"an alert is resolved with an outcome: one of {', '.join(sorted(OUTCOMES))}")
-    if request.outcome == "cleared" and request.actor.type == "operator":
-        raise UsageError("'cleared' is what the gateway says of a condition that went by itself; name what you found")
-    return {"outcome": request.outcome, "resolved_at_us": request.now_us}
-
-
-def _note(alert: Alert, request: Request) -> dict[str, Any]:
-    del alert
-    if not request.note:
-        raise UsageError("the note is empty")
-    return {}
-
-
-def _order_status(alert: Alert, request: Request) -> dict[str, Any]:
-    state = request.detail.get("progress")
-    if state is None or alert.handling not in OWNED:
-        return {}
-    return {"progress": state, "handling": Handling.IN_PROGRESS}
-
-
-def _family_accept(alert: Alert, request: Request) -> dict[str, Any]:
-    del alert
-    if request.detail.get("family_first"):
-        return {"owner": request.actor.id, "handling": Handling.ACCEPTED}
-    return {}
-
-
-def _end_test(alert: Alert, request: Request) -> dict[str, Any]:
-    del alert
-    return {"outcome": "test", "resolved_at_us": request.now_us}
-
-
-def _nothing(alert: Alert, request: Request) -> dict[str, Any]:
-    del alert, request
-    return {}
-
-
-_CHANGES: Final[Mapping[str, Callable[[Alert, Request], dict[str, Any]]]] = MappingProxyType(
-    {
-        "press": _press,
-        "clear": lambda alert, request: {"condition": Condition.CLEARED},  # noqa: ARG005 - one signature for all
-        "lose_sight": lambda alert, request: {"condition": Condition.UNKNOWN},  # noqa: ARG005
-        "severity_up": _severity_up,
-        "accept": lambda alert, request: {"owner": request.actor.id},  # noqa: ARG005
-        "progress": _progress,
-        "release": lambda alert, request: {"owner": "", "progress": ""},  # noqa: ARG005
-        "assign": _assign,
-        "escalate": _severity_up,
-        "lower": _lower,
-        "resolve": _resolve,
-        "family_accept": _family_accept,
-        "family_release": _nothing,
-        "next_step": _nothing,
-        "answer_noted": _nothing,
-        "presented": _nothing,
-        "note": _note,
-        "reopen": _reopen,
-        "close": _nothing,
-        "remind": _nothing,
-        "restore": _nothing,
-        "ladder_step": _nothing,
-        "accept_late": _nothing,
-        "unmask": _nothing,
-        "end_test": _end_test,
-        "order_sent": _order_status,
-        "order_failed": _nothing,
-        "order_status": _order_status,
-        "order_code_refused": _nothing,
-    }
-)
-assert _CHANGES.keys() == TABLE.keys()
 
 
 # ---- the one function that changes an alert --------------------------------------------------------------------------
@@ -210,10 +65,10 @@ def transition(
     if action in ("family_accept", "family_release"):
         detail = _family_detail(connection, before, action, actor, detail)
     request = Request(
-        actor=actor, now_us=now_us, outcome=outcome, note=_text(note, "note", MAX_TEXT), detail=detail or {}
+        actor=actor, now_us=now_us, outcome=outcome, note=clean_text(note, "note", MAX_TEXT), detail=detail or {}
     )
     changed: dict[str, Any] = {} if move.target is None else {"handling": move.target}
-    changed |= _CHANGES[action](before, request)
+    changed |= CHANGES[action](before, request)
     after = before
     if move.versioned:
         after = msgspec.structs.replace(before, **changed, version=before.version + 1, updated_at_us=now_us)
@@ -359,22 +214,12 @@ def _evidence(detail: Mapping[str, Any]) -> dict[str, Any]:
         if key not in _SHOWN or value is None:
             continue
         if isinstance(value, str):
-            kept[key] = _text(value, key, 500)
+            kept[key] = clean_text(value, key, 500)
         elif isinstance(value, bool) or (isinstance(value, int) and abs(value) < 1 << 53):
             kept[key] = value
         else:
             raise UsageError(f"{key} must be text or a number")
     return kept
-
-
-def _text(value: Any, name: str, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest:
-        raise UsageError(f"{name} must be text of at most {longest} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name} is not valid Unicode") from error
-    return value.strip()
 
 
 # ---- effects of the rules --------------------------------------------------------------------------------------------

@@ -231,6 +231,7 @@ class World:
         self.cut_at: tuple[str, int] | None = None
         self.passed: dict[str, int] = {}
         self.cuts = 0
+        self.played = False
         self._open()
 
     # ---- the process -------------------------------------------------------------------------------------------------
@@ -439,6 +440,9 @@ async def play(world: World, story: str) -> None:
     lines = [(number, line.strip()) for number, line in enumerate(story.splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     place = 0
+    if world.played:
+        world.reopen()  # the outbox belongs to the loop that ran it
+    world.played = True
     while place < len(lines):
         async with world.running():
             while place < len(lines):
