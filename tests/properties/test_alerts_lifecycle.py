@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from alerts import auditor, outbox_rows, rows
+from alerts import auditor, ladders, outbox_rows, rows
 from alerts.channel import Receipt
 from alerts.due import fire_due
 from alerts.lifecycle import apply_effects, transition
 from alerts.orders import OrderHandler, order_status
+from alerts.people import Reach
 from alerts.policy import Policy
+from alerts.policy_files import load_policies
 from alerts.states import OUTCOMES, PROGRESS, TABLE
 from gateway import audit
 from gateway.clock import VirtualClock
@@ -26,11 +28,13 @@ from gateway.errors import ConflictError, UsageError
 from gateway.model import Actor, Severity
 from gateway.storage.database import FILE_NAME, open_database
 from tests.alerts_support import FAMILY, OPERATOR, OTHER, PLATFORM, SYSTEM, cancelled, sos
+from tests.drills.language import People
 
 PEOPLE = ("P-0001", "P-0002")
 KINDS = {"sos": Severity.P1, "fall": Severity.P1, "heart_rate_high": Severity.P3}
 ACTORS = (OPERATOR, OTHER, FAMILY, PLATFORM, SYSTEM, Actor("device", "D-0001"), Actor("rule", "r"))
 OPEN = ("raised", "accepted", "in_progress")
+UNVERSIONED = ("remind", "restore", "ladder_step", "accept_late")
 
 
 @dataclass
@@ -270,7 +274,7 @@ class Lives(RuleBasedStateMachine):
                 "SELECT body FROM audit WHERE alert_id = ? ORDER BY seq", (alert_id,)
             ).fetchall()
             told = [msgspec.json.decode(body) for (body,) in bodies]
-            versions = [row["version"] for row in told if row["action"] not in ("remind", "restore")]
+            versions = [row["version"] for row in told if row["action"] not in UNVERSIONED]
             assert versions == list(range(1, len(versions) + 1))
             shown = rows.view(self.connection, rows.get(self.connection, alert_id))
             last = told[-1]["after"]
@@ -282,7 +286,7 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def every_open_emergency_has_a_next_step(self) -> None:
-        assert auditor.without_next_step(self.connection) == []
+        assert auditor.without_next_step(self.connection, with_ladders=self.policy.reach is not None) == []
 
     @invariant()
     def each_order_has_its_own_key_and_only_one_is_under_way(self) -> None:
@@ -313,3 +317,41 @@ Lives.TestCase.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLives = Lives.TestCase
+
+
+class LivesWithLadders(Lives):
+    """The same model holds beside ladders that climb: they never change handling, owner, severity or version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        reach = Reach(
+            book=load_policies(),
+            source=People(3),
+            providers=lambda medium: ("carrier",) if medium in ("voice", "sms") else (),
+        )
+        self.policy = msgspec.structs.replace(self.policy, reach=reach)
+
+    @invariant()
+    def ladders_run_while_nobody_has_it(self) -> None:
+        for alert_id in self.model:
+            alert = rows.get(self.connection, alert_id)
+            states = {rung.state for rung in ladders.rungs(self.connection, alert_id).values()}
+            if alert.handling.value == "raised" and alert.severity == 1:
+                assert states == {"running"}
+            elif alert.handling.value in ("accepted", "in_progress"):
+                assert "running" not in states
+            elif alert.handling.value in ("resolved", "closed"):
+                assert states == {"stopped"}
+
+    @invariant()
+    def no_message_has_two_dispatches(self) -> None:
+        many = self.connection.execute(
+            "SELECT 1 FROM outbox WHERE lane = 'notify' GROUP BY alert_id, payload HAVING count(*) > 1"
+        ).fetchall()
+        assert many == []
+
+
+LivesWithLadders.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestLivesWithLadders = LivesWithLadders.TestCase
