@@ -89,7 +89,7 @@ static void publish(struct device *d, unsigned count, const char *at)
             "{\"seq\":%u,\"at\":\"%s\",\"measurements\":{\"heart_rate_bpm\":%u,\"spo2_percent\":%u,\"systolic_mmhg\":%u,"
             "\"diastolic_mmhg\":%u,\"body_temperature_celsius\":36.%u,\"battery_percent\":%u},\"position\":"
             "{\"latitude\":39.0841%02u,\"longitude\":117.2009%02u,\"accuracy_m\":8,\"source\":\"gnss\"}}",
-            n, at, 60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, n % 8, 50 + n % 50, n % 100, 99 - n % 100);
+            n, at, 60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, 1 + n % 8, 50 + n % 50, n % 100, 99 - n % 100);
         d->packet_id = d->packet_id == 65535 ? 1 : (uint16_t)(d->packet_id + 1);
         d->due[d->packet_id] = due;
         char *to = d->out + d->out_to;

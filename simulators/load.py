@@ -20,7 +20,7 @@ _TAILS: Final = tuple(
     b'"measurements":{"heart_rate_bpm":%d,"spo2_percent":%d,"systolic_mmhg":%d,"diastolic_mmhg":%d,'
     b'"body_temperature_celsius":36.%d,"battery_percent":%d},'
     b'"position":{"latitude":39.0841%02d,"longitude":117.2009%02d,"accuracy_m":8,"source":"gnss"}}'
-    % (60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, n % 8, 50 + n % 50, n, 99 - n)
+    % (60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, 1 + n % 8, 50 + n % 50, n, 99 - n)
     for n in range(64)
 )
 _PRESS: Final = b'"signals":["sos"]}'
