@@ -8,6 +8,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Final
@@ -239,6 +240,10 @@ def _lock(data_dir: Path) -> int:
 def run(settings: Settings, say: Callable[[str], None]) -> None:
     """Run the daemon on uvloop until a signal ends it."""
     import uvloop  # noqa: PLC0415 - only the daemon needs it
+
+    # The writer thread asks for the interpreter after every SQLite call. With the default of 5 ms a busy loop lets it
+    # wait: measured among 20,000 messages/s, the median acknowledgement of a press went from 42 to 25 ms.
+    sys.setswitchinterval(0.0002)
 
     # Every connection is a file: take as many as the system grants.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
