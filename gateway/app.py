@@ -19,7 +19,7 @@ import structlog
 from gateway.assembly import Parts
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings
-from gateway.errors import ConfigError, StorageBrokenError, StorageError, TransportError
+from gateway.errors import CarebellError, ConfigError, StorageBrokenError, StorageError, TransportError
 from gateway.model import Actor
 from gateway.notify_systemd import Notifier, watch
 from gateway.registry.keys import has_admin_key, issue_api_key
@@ -72,7 +72,7 @@ class Gateway:
                 await parts.writer.close()
             if self._broken is not None:
                 raise self._broken
-        except StorageBrokenError:
+        except* StorageBrokenError:  # alone, or out of the tasks that met it
             integrity.suspect(data_dir)
             raise
         finally:
@@ -255,4 +255,10 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
     try:
         uvloop.run(main())
     except* (ConfigError, TransportError, StorageError) as group:
-        raise group.exceptions[0] from None
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[CarebellError]) -> CarebellError:
+    """The first error in groups within groups: what the command line has a word and an exit code for."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
