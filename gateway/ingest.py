@@ -194,7 +194,9 @@ class JournalIngest:
         """One record for each report, or one with a fault. Never raises: a codec's bug must not lose the frame."""
         binding = self._directory.device(frame.device_key) if frame.device_key else None
         try:
-            reports = self._codecs[frame.codec].parse(frame)
+            reports = frame.reports
+            if reports is None:
+                reports = self._codecs[frame.codec].parse(frame)
             if not reports:
                 return [(self._record(frame, binding, frame.payload, 0, None, None), None)]
             return [self._explain(frame, binding, report, part) for part, report in enumerate(reports)]

@@ -6,7 +6,7 @@ Times inside are ``*_us``: whole microseconds since 1970-01-01T00:00:00Z. The pu
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -107,6 +107,7 @@ class Frame(Struct, gc=False):
     ``device_key`` is the identity that the transport knows (device id, IMEI, ...), "" when only the payload tells it.
     ``verified`` is True when a credential proved that identity. ``redelivered`` is the transport's own duplicate flag.
     ``idempotency_key`` is what the sender calls this frame; it names a resend when the payload itself does not.
+    ``reports`` is what the transport has parsed of it already, where the conversation needed that; None: ingest parses.
     """
 
     transport: str
@@ -118,6 +119,7 @@ class Frame(Struct, gc=False):
     verified: bool = True
     redelivered: bool = False
     idempotency_key: str = ""
+    reports: Sequence[Report] | None = None
 
 
 class Position(Struct, array_like=True, gc=False):
@@ -151,6 +153,8 @@ class Report(Struct, gc=False):
 
     ``dedup_key`` is "" when the protocol has nothing that names a resend. ``boot`` and ``seq`` do so natively.
     ``faults`` are members that could not be used; the rest still counts. ``reply`` goes out only after the commit.
+    ``proof`` says whether the payload proved the identity that it claims (False: it tried and failed; None: the
+    protocol has nothing to prove one with).
     """
 
     device_key: str = ""
@@ -164,6 +168,7 @@ class Report(Struct, gc=False):
     stored: bool = False
     faults: list[str] | None = None
     reply: bytes | None = None
+    proof: bool | None = None
 
 
 class Record(Struct, array_like=True, gc=False):

@@ -49,6 +49,19 @@ class Codec(Protocol):
     def parse(self, frame: Frame) -> Sequence[Report]: ...
 
 
+class TerminalCodec(Codec, Protocol):
+    """A codec of terminals that keep up a conversation over TCP or UDP.
+
+    ``parse`` stays pure: what a connection has taught so far stands in ``Frame.device_key``; a report that carries the
+    terminal's identity puts it into ``Report.device_key``, and the connection remembers it for the frames behind.
+    ``Report.reply`` is what the terminal waits for; the connection writes it after the commit.
+    """
+
+    def framer(self) -> Framer:
+        """A framer for one new connection (or one datagram): bounded, and in step again behind rubbish."""
+        ...
+
+
 class Profiles(Protocol):
     """What reports mean."""
 

@@ -128,7 +128,7 @@ class Device:
         self.by_metric: dict[str, list[Rule[Any]]] = {}
         self.silence: SilenceRule | None = None
         self.heard_us = 0
-        self.saved: tuple[str, int, int, int, int | None, int] | None = None
+        self.saved: tuple[str, int, int, Position | None, int | None, int] | None = None
         self.fix: Position | None = None
         self.fix_at_us = 0
         self.fix_made_us = 0
@@ -151,7 +151,7 @@ class Device:
 
     def changed(self) -> bool:
         """Whether there is something new since this was last asked."""
-        now = (self.person_id, self.heard_us, self.fix_at_us, self.fix_made_us, self.lag_us, self.lag_at_us)
+        now = (self.person_id, self.heard_us, self.fix_at_us, self.fix, self.lag_us, self.lag_at_us)
         if now == self.saved:
             return False
         self.saved = now
