@@ -108,6 +108,7 @@ class Frame(Struct, gc=False):
     ``verified`` is True when a credential proved that identity. ``redelivered`` is the transport's own duplicate flag.
     ``idempotency_key`` is what the sender calls this frame; it names a resend when the payload itself does not.
     ``reports`` is what the transport has parsed of it already, where the conversation needed that; None: ingest parses.
+    ``context`` is what earlier reports of this connection taught (``Report.context``); a codec only reads it.
     """
 
     transport: str
@@ -120,6 +121,7 @@ class Frame(Struct, gc=False):
     redelivered: bool = False
     idempotency_key: str = ""
     reports: Sequence[Report] | None = None
+    context: Mapping[str, Any] | None = None
 
 
 class Position(Struct, array_like=True, gc=False):
@@ -154,7 +156,8 @@ class Report(Struct, gc=False):
     ``dedup_key`` is "" when the protocol has nothing that names a resend. ``boot`` and ``seq`` do so natively.
     ``faults`` are members that could not be used; the rest still counts. ``reply`` goes out only after the commit.
     ``proof`` says whether the payload proved the identity that it claims (False: it tried and failed; None: the
-    protocol has nothing to prove one with).
+    protocol has nothing to prove one with). ``context`` is what the frames behind this one on its connection need to
+    know (a time zone, parts of a split message): a whole new value; None leaves what was taught before.
     """
 
     device_key: str = ""
@@ -169,6 +172,7 @@ class Report(Struct, gc=False):
     faults: list[str] | None = None
     reply: bytes | None = None
     proof: bool | None = None
+    context: dict[str, Any] | None = None
 
 
 class Record(Struct, array_like=True, gc=False):

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import apsw
 
-from gateway.model import Actor, Committed, DeviceBinding, Frame, Reading, Report, Verdict
+from gateway.model import Actor, Committed, DeviceBinding, Frame, Position, Reading, Report, Verdict
 
 T = TypeVar("T")
 
@@ -52,13 +52,38 @@ class Codec(Protocol):
 class TerminalCodec(Codec, Protocol):
     """A codec of terminals that keep up a conversation over TCP or UDP.
 
-    ``parse`` stays pure: what a connection has taught so far stands in ``Frame.device_key``; a report that carries the
-    terminal's identity puts it into ``Report.device_key``, and the connection remembers it for the frames behind.
-    ``Report.reply`` is what the terminal waits for; the connection writes it after the commit.
+    ``parse`` stays pure: what a connection has taught so far stands in ``Frame.device_key`` and ``Frame.context``; a
+    report that carries the terminal's identity puts it into ``Report.device_key``, what else the frames behind it need
+    into ``Report.context``, and the connection remembers both. ``Report.reply`` is what the terminal waits for; the
+    connection writes it after the commit. ``default_port`` is the well-known one; ``text`` frames are readable lines;
+    ``datagrams``: the protocol is also spoken over UDP.
     """
+
+    default_port: int
+    text: bool
+    datagrams: bool
 
     def framer(self) -> Framer:
         """A framer for one new connection (or one datagram): bounded, and in step again behind rubbish."""
+        ...
+
+
+class Downlink(Protocol):
+    """The way back to a device that is connected now."""
+
+    async def send(self, device_id: str, payload: bytes) -> bool:
+        """Write the bytes on the device's live connection. False: it has none, or it reads nothing.
+
+        True says that the bytes were handed to the operating system, not that the device has them.
+        """
+        ...
+
+
+class Resolver(Protocol):
+    """Makes a place of the mobile cells and access points that a device sees (``Reading.unknown["network"]``)."""
+
+    async def locate(self, network: Sequence[Mapping[str, Any]]) -> Position | None:
+        """Where that is, or None. ``observed_at_us`` of the position is 0. Never raises for what a peer does."""
         ...
 
 

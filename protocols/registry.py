@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
-from gateway.ports import Codec
+from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.native import NativeCodec
+
+
+class TerminalCodecClass(Protocol):
+    """A class of terminal codecs. A lenient one takes a frame with a bad checksum and tells it as a fault."""
+
+    def __call__(self, *, lenient: bool = False) -> TerminalCodec: ...
+
+
+_TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = ()
+
+_STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
+
+TERMINALS: Final[Mapping[str, TerminalCodec]] = MappingProxyType({codec.name: codec for codec in _STRICT})
+"""The codecs of terminals that keep up a conversation over TCP or UDP, each on a port of its own."""
 
 CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
     {
         "native": NativeCodec(),
         "json": JsonFieldsCodec(),
+        **TERMINALS,
     }
 )
 
-TEXT_CODECS: Final = frozenset({"native", "json"})
+TEXT_CODECS: Final = frozenset({"native", "json", *(codec.name for codec in _STRICT if codec.text)})
 """Codecs whose frames are lines of text; those of the others are written in hexadecimal."""
+
+
+def lenient(name: str) -> Codec:
+    """The codec of this name that takes frames with a bad checksum and tells that as a fault; itself if it has none."""
+    for make in _TERMINAL_CLASSES:
+        codec = make(lenient=True)
+        if codec.name == name:
+            return codec
+    return CODECS[name]
