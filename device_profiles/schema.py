@@ -235,17 +235,65 @@ class FieldMap(Table):
 
 
 class Parameter(Table):
-    minimum: float
-    maximum: float
-    default: float | None = None
+    """What a command is told. ``minimum`` and ``maximum`` bound a number, the characters of a text (1 to 200) or the
+    entries of a list (0 to 32).
+
+    ``phone`` is a number that can be dialled: an optional plus sign and 3 to 20 digits. Without a ``default`` it must
+    be given. ``personal``: shown masked, and forgotten when the command is over; telephone numbers always are.
+    """
+
+    type: Literal["number", "integer", "text", "phone", "texts", "phones", "boolean"] = "number"
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: list[str] = []
+    default: float | bool | str | list[str] | None = None
+    personal: bool = False
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Parameter:
+        if self.type in ("number", "integer") and (self.minimum is None or self.maximum is None):
+            raise ValueError("a number needs minimum and maximum")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError("minimum is above maximum")
+        if self.choices and self.type != "text":
+            raise ValueError("only a text has choices")
+        return self
+
+
+PLACEHOLDER: Final = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+RESERVED_PLACEHOLDERS: Final = frozenset({"command_id", "expires_at"})
+"""What every payload may carry: the command's id and its expiry (RFC 3339)."""
 
 
 class Command(Table):
-    """A downlink command: the payload with ``{name}`` for each parameter. Data only; transports send it."""
+    """A downlink command. Data only; transports send it.
+
+    ``payload`` is text with ``{name}`` for each parameter; without it the codec encodes the command by its name.
+    ``dangerous``: it must never run twice, so it is handed to a transport at most once. ``confirms``: whether the
+    device says what became of it (by default: when there is no ``payload``), within ``confirm_within_s``.
+    ``expires_s``: for how long it waits for its device when nobody says otherwise.
+    """
 
     title: Title
-    payload: str = Field(min_length=1, max_length=4096)
-    parameters: dict[str, Parameter] = {}
+    payload: str = Field("", max_length=4096)
+    parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Parameter] = {}
+    dangerous: bool = False
+    confirms: bool | None = None
+    confirm_within_s: int = Field(120, ge=5, le=3600)
+    expires_s: int = Field(600, ge=10, le=86_400)
+
+    @model_validator(mode="after")
+    def _says_its_parameters(self) -> Command:
+        if not self.payload:
+            return self
+        named = set(PLACEHOLDER.findall(self.payload)) - RESERVED_PLACEHOLDERS
+        stray = sorted(named - set(self.parameters))
+        if stray:
+            raise ValueError(f"payload names {{{stray[0]}}}, which is no parameter; declare it in parameters")
+        unused = sorted(set(self.parameters) - named)
+        if unused:
+            raise ValueError(f"parameter {unused[0]} is not in payload; write {{{unused[0]}}} there")
+        return self
 
 
 class Profile(Table):
@@ -274,7 +322,7 @@ class Profile(Table):
     stored: FieldIs | None = None
     position: Place | None = None
     fields: dict[Path, FieldMap] = {}
-    commands: dict[str, Command] = {}
+    commands: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Command] = {}
 
     def explains_fields(self) -> bool:
         """Whether it gives fields a meaning; otherwise its codec speaks in observations."""
