@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.config_notify import NotifySection
+from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError
-
-
-def _listen_address(value: str) -> str:
-    if value == "":
-        return value
-    host, separator, port = value.rpartition(":")
-    if not separator or not port.isdecimal() or int(port) > 65_535:
-        raise ValueError("write it as host:port, for example 127.0.0.1:1883, or leave it empty to switch it off")
-    host = host.removeprefix("[").removesuffix("]")
-    if host != "localhost":
-        try:
-            ipaddress.ip_address(host)
-        except ValueError as error:
-            raise ValueError(f"{host!r} is not an IP address; write 0.0.0.0 for every interface") from error
-    return value
-
-
-def _history_dsn(value: str) -> str:
-    if value not in ("", "embedded") and not value.startswith(("postgresql://", "postgres://")):
-        raise ValueError('write "embedded", a postgresql:// URL, or leave it empty to switch history off')
-    return value
-
-
-def _http_url(value: str) -> str:
-    if value and not value.startswith(("http://", "https://")):
-        raise ValueError("write an http:// or https:// URL, or leave it empty")
-    return value.rstrip("/")
-
-
-ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MqttSection(Section):
@@ -82,7 +48,7 @@ class JournalSection(Section):
 class HistorySection(Section):
     """PostgreSQL or TimescaleDB. ``embedded`` supervises a PostgreSQL of our own; "" switches history off."""
 
-    dsn: Annotated[str, AfterValidator(_history_dsn)] = "embedded"
+    dsn: HistoryDsn = "embedded"
     keep_days: int = Field(1100, ge=1)
 
 
@@ -105,18 +71,19 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     profiles_dir: Path = Path("profiles.d")
     rules_dir: Path = Path("rules.d")
+    policies_dir: Path = Path("policies.d")
     mqtt: MqttSection = MqttSection()
     http: HttpSection = HttpSection()
     journal: JournalSection = JournalSection()
     history: HistorySection = HistorySection()
     order_api: OrderApiSection = OrderApiSection()
+    notify: NotifySection = NotifySection()
     coap: dict[str, Any] = {}
     trackers: dict[str, Any] = {}
     broker: list[dict[str, Any]] = []
     serial: list[dict[str, Any]] = []
     ble: dict[str, Any] = {}
     redis: dict[str, Any] = {}
-    notify: dict[str, Any] = {}
 
     def not_in_this_version(self) -> list[str]:
         """Sections of the contract that ask for something which this version of carebell cannot do yet."""
@@ -135,7 +102,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("coap", "trackers", "broker", "serial", "ble", "redis", "notify")
+LATER_SECTIONS = ("coap", "trackers", "broker", "serial", "ble", "redis")
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 
@@ -171,20 +138,27 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
     except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where it must be
         raise ConfigError(f"environment: {error}") from error
     resolved: dict[str, Any] = {
-        name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir")
+        name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir", "policies_dir")
     }
-    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api")}
+    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api", "notify")}
     return settings.model_copy(update=resolved)
 
 
 def _resolve_files(section: Section, base: Path) -> Section:
     """The section with every ``..._file`` that is given taken relative to the configuration's folder."""
-    files = {
-        name: str(base / value)
-        for name, value in section
-        if name.endswith("_file") and isinstance(value, str) and value
-    }
-    return section.model_copy(update=files)
+    return section.model_copy(update={name: _resolved(name, value, base) for name, value in section})
+
+
+def _resolved(name: str, value: Any, base: Path) -> Any:
+    if isinstance(value, Section):
+        return _resolve_files(value, base)
+    if isinstance(value, dict):
+        return {key: _resolved(key, member, base) for key, member in value.items()}
+    if name.endswith("_file") and isinstance(value, str) and value:
+        return str(base / value)
+    if name.endswith("_files") and isinstance(value, tuple):
+        return tuple(str(base / each) for each in value)
+    return value
 
 
 def _explain(path: Path | None, error: ValidationError) -> Iterable[str]:
@@ -203,13 +177,13 @@ def _explain(path: Path | None, error: ValidationError) -> Iterable[str]:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Settings
+    annotation: Any = Settings
     for part in location:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            annotation = annotation.model_fields[part].annotation
+        else:  # a table of sections, each under a name of the site's own
+            annotation = (*get_args(annotation), None)[1]
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def read_secret(file: str, key: str) -> str:

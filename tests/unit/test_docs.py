@@ -6,12 +6,13 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
 import typer.main
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from alerts import states
 from gateway import care
@@ -85,17 +86,28 @@ def test_the_licence_is_whole() -> None:
 
 
 def known_keys() -> dict[str, Any]:
-    """Every key with its default."""
+    """Every key with its default, ``required`` where it has none."""
     keys: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
-        if name in LATER_SECTIONS:
-            continue
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys |= {f"{name}.{key}": inner.default for key, inner in kind.model_fields.items()}
-        else:
-            keys[name] = str(field.default) if isinstance(field.default, Path) else field.default
+        if name not in LATER_SECTIONS:
+            keys |= keys_of(name, field)
     return keys
+
+
+def keys_of(name: str, field: FieldInfo) -> dict[str, Any]:
+    """A section's keys under its name; those of a table of sections under ``name.NAME``."""
+    kind, where = field.annotation, name
+    if get_origin(kind) is dict and isinstance(get_args(kind)[1], type) and issubclass(get_args(kind)[1], BaseModel):
+        kind, where = get_args(kind)[1], f"{name}.NAME"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        found: dict[str, Any] = {}
+        for key, inner in kind.model_fields.items():
+            found |= keys_of(f"{where}.{key}", inner)
+        return found
+    if field.is_required():
+        return {name: "required"}
+    default = str(field.default) if isinstance(field.default, Path) else field.default
+    return {name: list(default) if isinstance(default, tuple) else default}
 
 
 def documented_keys() -> dict[str, Any]:
@@ -105,8 +117,8 @@ def documented_keys() -> dict[str, Any]:
         if line.startswith("## "):
             found = re.fullmatch(r"## \[([\w.]+)\]", line)
             section = f"{found[1]}." if found else ""
-        elif row := re.match(r"\| `(\w+)` \| `([^`]+)` \|", line):
-            keys[section + row[1]] = tomllib.loads(f"value = {row[2]}")["value"]
+        elif row := re.match(r"\| `(\w+)` \| (?:`([^`]+)`|(required)) \|", line):
+            keys[section + row[1]] = row[3] or tomllib.loads(f"value = {row[2]}")["value"]
     return keys
 
 
