@@ -33,7 +33,7 @@ def take_told(connection: apsw.Connection, told: Told, now_us: int, policy: Poli
     if attempt is None:
         _log.warning("callback_of_unknown_attempt", provider=told.provider, attempt_id=told.attempt_id[:64])
         return "unknown"
-    if not attempts.note_told(connection, told):
+    if not attempts.note_told(connection, told, attempt.provider):
         return "repeated"
     attempts.take(connection, attempt, told)
     if not told.digits:

@@ -39,6 +39,21 @@ NOT_MADE: Final = ("deferred", "refused")
 """Nothing reached anybody: not counted in quotas."""
 
 
+class Parties(Struct, frozen=True, kw_only=True):
+    """Who calls or writes to whom, for the call log. Personal data: shown by role, never logged.
+
+    ``caller`` is "" when the provider does not say by which number it calls. ``role`` "": as ``contact_id`` says.
+    """
+
+    caller: str = ""
+    callee: str = ""
+    person_id: str = ""
+    role: str = ""
+
+
+NOBODY: Final = Parties()
+
+
 class Attempt(Struct, frozen=True):
     """The part of a row that decisions need."""
 
@@ -93,7 +108,7 @@ def wait_us(
         row = connection.execute(
             "SELECT started_at_us FROM attempt WHERE address_hash = ? AND medium = ? AND provider = ?"
             " AND started_at_us > ? AND started_at_us <= ? AND state NOT IN ('deferred', 'refused')"
-            " ORDER BY started_at_us DESC LIMIT 1 OFFSET ?",
+            " AND direction = 'outbound' ORDER BY started_at_us DESC LIMIT 1 OFFSET ?",
             (address_hash, medium, provider, now_us - seconds * US_PER_S, now_us, count - 1),
         ).fetchone()
         if row is not None:
@@ -105,26 +120,41 @@ def called_within(connection: apsw.Connection, address_hash: str, medium: Medium
     """Whether any provider was asked to reach this address after ``since_us``."""
     row = connection.execute(
         "SELECT 1 FROM attempt WHERE address_hash = ? AND medium = ? AND started_at_us > ? AND started_at_us <= ?"
-        " AND state NOT IN ('deferred', 'refused') LIMIT 1",
+        " AND state NOT IN ('deferred', 'refused') AND direction = 'outbound' LIMIT 1",
         (address_hash, medium, since_us, now_us),
     ).fetchone()
     return row is not None
 
 
-def begin(connection: apsw.Connection, dispatch: Dispatch, provider: str, address_hash: str, now_us: int) -> None:
+def begin(
+    connection: apsw.Connection,
+    dispatch: Dispatch,
+    provider: str,
+    address_hash: str,
+    now_us: int,
+    parties: Parties = NOBODY,
+) -> None:
     """Before the provider is asked: this attempt is being made."""
     payload = dispatch.payload
     connection.execute(
         "INSERT INTO attempt (attempt_id, provider, alert_id, contact_id, medium, ladder, loop, step, address_hash,"
-        " provider_id, state, reason, tries, started_at_us, digits, recording)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 'sending', '', 1, ?, '', '')"
+        " provider_id, state, reason, tries, started_at_us, digits, recording, role, person_id, caller, callee,"
+        " created_at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', 'sending', '', 1, ?, '', '', ?, ?, ?, ?, ?)"
         " ON CONFLICT (attempt_id, provider) DO UPDATE SET state = 'sending', tries = tries + 1, reason = '',"
         " started_at_us = excluded.started_at_us",
         (
             dispatch.idempotency_key, provider, dispatch.alert_id, payload["contact_id"], payload["medium"],
             payload["ladder"], payload["loop"], payload["step"], address_hash, now_us,
+            parties.role or role_of(str(payload["contact_id"])), parties.person_id, parties.caller[:200],
+            parties.callee[:500], now_us,
         ),
     )  # fmt: skip
+
+
+def role_of(contact_id: str) -> str:
+    """``staff``, ``center`` or ``contact``, by the form of the id."""
+    prefix, separator, _ = contact_id.partition(":")
+    return prefix if separator and prefix in ("staff", "center") else "contact"
 
 
 def failed(connection: apsw.Connection, attempt_id: str, provider: str, state: str, reason: str, now_us: int) -> None:
@@ -145,8 +175,11 @@ def sent(connection: apsw.Connection, attempt_id: str, provider: str, provider_i
     )
 
 
-def note_told(connection: apsw.Connection, told: Told) -> bool:
-    """Keep what a provider told. False when it told exactly that before."""
+def note_told(connection: apsw.Connection, told: Told, provider: str = "") -> bool:
+    """Keep what a provider told. False when it told exactly that before.
+
+    A recording gets a serial number. ``provider``: whose attempt it is, when that is not who told.
+    """
     connection.execute(
         "INSERT OR IGNORE INTO attempt_told (attempt_id, provider, provider_id, state, digits, duration_s, recording,"
         " at_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -155,7 +188,24 @@ def note_told(connection: apsw.Connection, told: Told) -> bool:
             -1 if told.duration_s is None else told.duration_s, told.recording[:500], told.at_us,
         ),
     )  # fmt: skip
-    return connection.changes() == 1
+    new = connection.changes() == 1
+    if new and told.recording:
+        note_recording(connection, provider or told.provider, told)
+    return new
+
+
+def note_recording(connection: apsw.Connection, provider: str, told: Told) -> None:
+    """A recording of this attempt. Of ``detail``: ``recording_uri``, ``recording_sha256`` and ``recording_s``."""
+    seconds = str(told.detail.get("recording_s", ""))
+    connection.execute(
+        "INSERT OR IGNORE INTO call_recording (attempt_id, provider, reference, uri, sha256, duration_s,"
+        " recorded_at_us) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            told.attempt_id, provider, told.recording[:500], str(told.detail.get("recording_uri", ""))[:1000],
+            str(told.detail.get("recording_sha256", ""))[:64],
+            int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 9 else None, told.at_us,
+        ),
+    )  # fmt: skip
 
 
 def take(connection: apsw.Connection, attempt: Attempt, told: Told) -> None:
@@ -164,16 +214,22 @@ def take(connection: apsw.Connection, attempt: Attempt, told: Told) -> None:
     answered: AttemptState = "answered"
     connection.execute(
         "UPDATE attempt SET state = ?, provider_id = iif(provider_id = '', ?, provider_id),"
-        " sent_at_us = coalesce(sent_at_us, ?), answered_at_us = coalesce(answered_at_us, ?),"
-        " ended_at_us = coalesce(ended_at_us, ?), duration_s = coalesce(?, duration_s),"
+        " sent_at_us = coalesce(sent_at_us, ?), rang_at_us = coalesce(rang_at_us, ?),"
+        " answered_at_us = coalesce(answered_at_us, ?), ended_at_us = coalesce(ended_at_us, ?),"
+        " duration_s = coalesce(?, duration_s),"
         " digits = iif(digits = '', ?, digits), recording = iif(? = '', recording, ?)"
         " WHERE attempt_id = ? AND provider = ?",
         (
-            state, told.provider_id, told.at_us, told.at_us if told.state == answered or told.digits else None,
-            told.at_us if told.state in _ENDED or told.duration_s is not None else None, told.duration_s,
+            state, told.provider_id, told.at_us, told.at_us if told.state == "ringing" else None,
+            told.at_us if told.state == answered or told.digits else None,
+            told.at_us if _is_over(told) else None, told.duration_s,
             told.digits[:20], told.recording, told.recording[:500], attempt.attempt_id, attempt.provider,
         ),
     )  # fmt: skip
+
+
+def _is_over(told: Told) -> bool:
+    return told.state in _ENDED or told.duration_s is not None or told.detail.get("event") == "conference-end"
 
 
 def count_told(connection: apsw.Connection, alert_id: str, contact_id: str, medium: Medium) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -87,3 +87,17 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Numbered(Protocol):
+    """A provider that knows what people see as its number or address; for the call log."""
+
+    def caller(self, medium: Medium) -> str:
+        """An E.164 number, a sender's name or an e-mail address; "" when it does not know."""
+        ...
+
+
+def caller_of(provider: Provider, medium: Medium) -> str:
+    """By which number or address this provider reaches people; "" when it does not say."""
+    return provider.caller(medium) if isinstance(provider, Numbered) else ""

@@ -23,7 +23,7 @@ from alerts.breaker import Breaker
 from alerts.channel import Dispatch, NotNeededError, Receipt
 from alerts.compose import Composer, Language, compose
 from alerts.lifecycle import transition
-from alerts.notice import Medium, Notice, Provider, Told
+from alerts.notice import Medium, Notice, Provider, Told, caller_of
 from alerts.people import NoticeSource, contact_of, hash_of
 from alerts.policy import Policy
 from alerts.policy_schema import Snapshot
@@ -131,7 +131,7 @@ class NotifyChannel:
         if breaker.allowance(self._clock.monotonic_s(), 1, 0) == 0:
             failures.deferred.append(f"{name}: left alone after failures")
             return None
-        if not await self._begin(dispatch, prepared, name, failures):
+        if not await self._begin(dispatch, prepared, provider, failures):
             return None
         urgent = is_emergency(prepared.alert.kind, prepared.alert.severity)
         limit_s = self._failover_s if urgent and others else PROVIDER_LIMIT_S
@@ -168,10 +168,14 @@ class NotifyChannel:
         NOTICES.labels(self._medium, "sent").inc()
         return _receipt(name, receipt.reference, None)
 
-    async def _begin(self, dispatch: Dispatch, prepared: Prepared, provider: str, failures: Failures) -> bool:
+    async def _begin(self, dispatch: Dispatch, prepared: Prepared, asked: Provider, failures: Failures) -> bool:
         """Write the attempt down. False when the quota of this number at this provider is used up."""
         now_us = self._clock.now_us()
+        provider = asked.name
         address_hash = hash_of(prepared.notice.to)
+        parties = attempts.Parties(
+            caller=caller_of(asked, self._medium), callee=prepared.notice.to, person_id=prepared.alert.person_id
+        )
 
         def begin(connection: apsw.Connection) -> int:
             wait_us = attempts.wait_us(
@@ -180,7 +184,7 @@ class NotifyChannel:
             again = any(name == provider for name, _, _ in prepared.begun)
             if wait_us and not again:
                 return wait_us
-            attempts.begin(connection, dispatch, provider, address_hash, now_us)
+            attempts.begin(connection, dispatch, provider, address_hash, now_us, parties)
             return 0
 
         wait_us = await self._store.write(begin)

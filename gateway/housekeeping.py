@@ -14,7 +14,8 @@ from gateway.config import JournalSection
 from gateway.errors import StorageBrokenError, StorageError
 from gateway.model import Committed
 from gateway.ports import Store
-from gateway.storage import journal
+from gateway.storage import call_retention, journal
+from gateway.storage.call_retention import Retention
 from gateway.storage.dedup import Marks
 from gateway.storage.writer import JournalWriter
 
@@ -22,6 +23,7 @@ READER: Final = "marks"
 SAVE_S: Final = 20.0
 PRUNE_S: Final = 5.0
 BOOKMARK_S: Final = 1.0
+CALLS_S: Final = 600.0
 DEVICES_PER_WRITE: Final = 2000
 
 log = structlog.get_logger("housekeeping")
@@ -45,8 +47,12 @@ class Housekeeping:
         settings: JournalSection,
         outside_readers: dict[str, Bookmarked],
         settled: Callable[[], Awaitable[bool]],
+        calls: Retention | None = None,
     ) -> None:
-        """``settled``: whether everything that ingest has taken so far is on disk (gateway.ingest)."""
+        """``settled``: whether everything that ingest has taken so far is on disk (gateway.ingest).
+
+        ``calls``: how long the call log is kept; without it as long as the standards demand.
+        """
         self._writer = writer
         self._store: Store = writer
         self._marks = marks
@@ -55,6 +61,8 @@ class Housekeeping:
         self._outside = outside_readers
         self._settled = settled
         self._written: dict[str, int] = {}
+        self._calls = calls or Retention()
+        self._calls_at_s: float | None = None
         self._failing = False
         self.seq = 0
         self.saved_seq = 0
@@ -88,6 +96,7 @@ class Housekeeping:
                 prune_s = now_s
                 self._writer.restore_reserve()
                 failed = not await self._tried(self._prune) or failed
+                failed = not await self._tried(self.forget_calls) or failed
             if not failed:
                 self._failing = False
 
@@ -148,6 +157,28 @@ class Housekeeping:
             lambda connection: journal.prune(connection, older_than_us=older_than_us, max_bytes=max_bytes)
         )
         self.pruned_batches += gone
+
+    async def forget_calls(self) -> None:
+        """Every ten minutes: what of the call log is past its time and not held. Raises StorageError.
+
+        The first time after a start at most a day counts as passed: a clock that was set wrong deletes nothing early.
+        """
+        now_s, last_s = self._clock.monotonic_s(), self._calls_at_s
+        if last_s is not None and now_s - last_s < CALLS_S:
+            return
+        passed_us = call_retention.DAY_US if last_s is None else round((now_s - last_s) * US_PER_S)
+        while True:
+            now_us, passing_us = self._clock.now_us(), passed_us
+            deleted = await self._store.write(
+                lambda connection, now_us=now_us, passing_us=passing_us: call_retention.prune(  # type: ignore[misc]
+                    connection, self._calls, now_us, passing_us
+                )
+            )
+            self._calls_at_s, passed_us = now_s, 0
+            if deleted.calls or deleted.recordings:
+                log.info("call_log_pruned", calls=deleted.calls, recordings=deleted.recordings)
+            if not deleted.more:
+                return
 
 
 def _save_marks(connection: apsw.Connection, rows: list[tuple[str, bytes]]) -> None:

@@ -127,6 +127,10 @@ class AliyunProvider:
             served.append("voice")
         return frozenset(served)
 
+    def caller(self, medium: Medium) -> str:
+        """The number that people see; of a message the signature in front of it."""
+        return self._settings.sign_name if medium == "sms" else self._settings.show_number
+
     def ready(self) -> bool:
         settings = self._settings
         return bool(settings.access_key_id and settings.access_key_secret_file and self.media)

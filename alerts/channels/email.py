@@ -61,6 +61,10 @@ class EmailProvider:
     def media(self) -> frozenset[Medium]:
         return frozenset({"email"})
 
+    def caller(self, medium: Medium) -> str:
+        del medium
+        return self._settings.sender
+
     def ready(self) -> bool:
         return bool(self._settings.host and self._settings.sender)
 

@@ -83,6 +83,10 @@ class TwilioProvider:
     def media(self) -> frozenset[Medium]:
         return frozenset({"sms", "voice"} if self._public_url else {"sms"})
 
+    def caller(self, medium: Medium) -> str:
+        """The number that people see; a messaging service chooses one of its own."""
+        return (self._messaging_service_sid if medium == "sms" else "") or self._from_number
+
     def ready(self) -> bool:
         return self._ready
 
