@@ -1,4 +1,4 @@
-"""Bytes as binary protocols use them: checksums, packed digits, times, sets of bits, and a reader that knows its end."""
+"""Bytes as binary protocols use them: checksums, packed digits, times, sets of bits, and a bounded reader."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ RUBBISH_BYTES: Final = 65_536
 Cut = Callable[[bytes, int, int], tuple[int, int]]
 """``cut(buffer, at, seen) -> (begin, end)``: what to do with the bytes from ``at`` on.
 
-``buffer[at:begin]`` is rubbish and dropped; ``buffer[begin:end]`` is a whole frame. ``end == begin``: no whole frame yet,
-keep what begins at ``begin`` and ask again when more has come. ``seen`` is the length of the buffer at the last question
-(0: never asked about these bytes): a search for an end may begin there. Pure; must not look behind its buffer.
+``buffer[at:begin]`` is rubbish and dropped; ``buffer[begin:end]`` is a whole frame. ``end == begin``: no whole frame
+yet, keep what begins at ``begin`` and ask again when more has come. ``seen`` is the length of the buffer at the last
+question (0: never asked about these bytes): a search for an end may begin there. Pure; must not look behind its buffer.
 """
 
 

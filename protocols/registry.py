@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
+from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.native import NativeCodec
 
@@ -17,7 +18,7 @@ class TerminalCodecClass(Protocol):
     def __call__(self, *, lenient: bool = False) -> TerminalCodec: ...
 
 
-_TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = ()
+_TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Gt06Codec,)
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
 

@@ -78,7 +78,7 @@ class Draft:
         self.faults: list[str] = []
 
     def fault(self, member: str, what: object) -> None:
-        """This member could not be used; the others count."""
+        """Say that a member could not be used; the others count."""
         if len(self.faults) < MAX_FAULTS:
             self.faults.append(f"{member}: {what}"[:300])
 
