@@ -52,6 +52,13 @@ class HistorySection(Section):
     keep_days: int = Field(1100, ge=1)
 
 
+class CallsSection(Section):
+    """How long the call log and the references of recordings are kept; the standards' least can only be raised."""
+
+    recording_days: int = Field(92, ge=92, le=36_500)
+    call_days: int = Field(1096, ge=1096, le=36_500)
+
+
 class OrderApiSection(Section):
     """The platform's order API. Without a base_url orders wait in the outbox."""
 
@@ -72,12 +79,14 @@ class Settings(BaseSettings):
     profiles_dir: Path = Path("profiles.d")
     rules_dir: Path = Path("rules.d")
     policies_dir: Path = Path("policies.d")
+    templates_dir: Path = Path("templates.d")
     mqtt: MqttSection = MqttSection()
     http: HttpSection = HttpSection()
     journal: JournalSection = JournalSection()
     history: HistorySection = HistorySection()
     order_api: OrderApiSection = OrderApiSection()
     notify: NotifySection = NotifySection()
+    calls: CallsSection = CallsSection()
     coap: dict[str, Any] = {}
     trackers: dict[str, Any] = {}
     broker: list[dict[str, Any]] = []
@@ -137,9 +146,8 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         raise ConfigError("\n".join(_explain(path, error))) from error
     except ValueError as error:  # pydantic-settings: an environment variable that is not JSON where it must be
         raise ConfigError(f"environment: {error}") from error
-    resolved: dict[str, Any] = {
-        name: base / getattr(settings, name) for name in ("data_dir", "profiles_dir", "rules_dir", "policies_dir")
-    }
+    folders = ("data_dir", "profiles_dir", "rules_dir", "policies_dir", "templates_dir")
+    resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
     resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api", "notify")}
     return settings.model_copy(update=resolved)
 
