@@ -109,7 +109,8 @@ class Gateway:
             await asyncio.wait([databases])
             for task in (*inner, api):
                 task.cancel()
-        await parts.order_api.close()
+        for provider in parts.escalation.providers:
+            await provider.close()
         await parts.queries.close()
 
     async def _recover(self, parts: Parts) -> str | None:
@@ -140,7 +141,8 @@ class Gateway:
     def _core(self, parts: Parts) -> dict[str, Coroutine[None, None, None]]:
         """Work whose failure ends the process: a restart and the journal's replay are better than going on without."""
         progress = [lambda: self._timers_stand_still(parts)]
-        return {
+        modem = {} if parts.ways.modem is None else {"modem": keep_running("modem", parts.ways.modem.run)}
+        return modem | {
             "alerts": parts.alerts.run(),
             "outbox": parts.outbox.run(),
             "judge": parts.judge.run(),
@@ -185,6 +187,9 @@ class Gateway:
         for section in self._settings.not_in_this_version():
             self._say(f"NOTE     [{section}] is configured, but this version of carebell has no such part")
             log.error("section_not_in_this_version", section=section)
+        for finding in parts.escalation.findings()[:1]:  # `carebell check` says them all
+            self._say(f"NOTE     {finding}")
+            log.warning("reach", error=finding)
         if first_key is not None:
             self._say(f"first administrator key (shown this once): {first_key}")
         self._say("carebell ready")

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import apsw
 
+from alerts import escalation
 from alerts.channels.order_api import OrderApi
 from alerts.desk import Desk
 from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
 from alerts.policy import Policy
+from alerts.policy_files import load_policies
 from alerts.service import AlertService
 from device_profiles.loader import Profiles, load_profiles
 from gateway.api.app import build_app
@@ -30,6 +32,7 @@ from gateway.ingest import JournalIngest
 from gateway.judge import Judge
 from gateway.live import LiveReadings
 from gateway.metrics import Histogram, Metrics
+from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
@@ -136,7 +139,21 @@ class Parts:
 
     def _build_alerts(self) -> None:
         settings = self.settings
-        policy = Policy(site=settings.site, readings=self.live.readings)
+        rng = random.Random()  # noqa: S311 - jitter
+        intake = Intake(self.writer, self.clock)
+        self.ways = Ways(settings.notify, self.clock, intake, JournalIncoming(self.ingest))
+        self.escalation = escalation.build(
+            policy=Policy(site=settings.site, readings=self.live.readings),
+            book=load_policies([settings.policies_dir], settings.timezone),
+            providers=self.ways.providers,
+            source=RegistryNotices(),
+            store=self.writer,
+            clock=self.clock,
+            rng=rng,
+            order=self.ways.order,
+            link=self.ways.link,
+        )
+        policy = self.escalation.policy
         self.order_api = OrderApi(
             settings.order_api.base_url,
             settings.order_api.token_file,
@@ -146,12 +163,13 @@ class Parts:
         )
         self.outbox = Outbox(
             self.writer,
-            {ORDERS: self.order_api},
+            {ORDERS: self.order_api, **self.escalation.channels},
             self.clock,
-            handlers={"order": OrderHandler(policy)},
+            handlers={"order": OrderHandler(policy), **self.escalation.handlers},
             technician=DestinationWatch(policy),
-            rng=random.Random(),  # noqa: S311 - jitter
+            rng=rng,
         )
+        intake.connect(self.escalation.take_told, self.outbox.wake)
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
 
@@ -203,6 +221,8 @@ class Parts:
         for part in (self.lag, self.load, self.postgres, self.history):
             if part is not None:
                 self.health.add(part)
+        if self.ways.modem is not None:
+            self.health.add(ModemHealth(self.ways.modem))
         self.metrics = Metrics(metadata.version("carebell"))
         self.http_ingest = HttpIngest(
             ingest=self.ingest, credentials=self.registry, directory=self.registry, clock=clock,
@@ -218,6 +238,7 @@ class Parts:
             keys=self.registry,
             profiles=ProfileViews(self.profiles),
             ingest=self.http_ingest,
+            callbacks=self.ways,
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
         self.api: ApiServer | None = None

@@ -13,6 +13,7 @@ from gateway.api import openapi, problems
 from gateway.api.routes import (
     alerts,
     audit,
+    callbacks,
     contacts,
     devices,
     events,
@@ -62,6 +63,7 @@ def build_app(services: Services) -> App:
     services.metrics.gauge("carebell_event_streams", "Event streams that are open.", lambda: {"": streams.open})
     problems.install(api)
     api.include_router(system.router)
+    api.include_router(callbacks.router)
     routers = [module.router for module in _MODULES] + [system.api_router]
     for router in routers:
         api.include_router(router, prefix="/api/v1", responses=problems.documented(401, 403, 503))

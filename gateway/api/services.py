@@ -30,6 +30,18 @@ class KeyRing(Protocol):
         ...
 
 
+Answered = tuple[int, str, bytes]
+"""Status, content type and body of an answer."""
+
+
+class Callbacks(Protocol):
+    """What carriers call back. ``path`` and ``query`` as they came. Raises NotFoundError, StorageError."""
+
+    async def take_twilio(self, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Answered: ...
+
+    async def take_aliyun(self, path: str, body: bytes) -> Answered: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The ports behind the API.
@@ -48,5 +60,6 @@ class Services:
     metrics: Metrics
     profiles: ProfileCatalog
     ingest: Callable[..., Awaitable[None]]
+    callbacks: Callbacks | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

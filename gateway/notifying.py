@@ -1,0 +1,243 @@
+"""The ways to reach people, plugged in: providers from the configuration, the registry for the ladders, callbacks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import apsw
+import msgspec
+import structlog
+from msgspec import Struct
+
+from alerts.notice import Medium, Provider, Told
+from alerts.people import MEDIA
+from gateway.api.services import Answered
+from gateway.clock import Clock
+from gateway.config import read_secret
+from gateway.config_notify import NotifySection
+from gateway.errors import ConfigError, NotFoundError, StorageError
+from gateway.model import Frame, Verdict
+from gateway.ports import Ingest, Store
+from gateway.registry.contacts import list_contacts
+from gateway.registry.devices import show_device
+from gateway.registry.persons import show_person
+
+MODEM: Final = "modem"
+_log = structlog.get_logger(__name__)
+
+
+class Incoming(Protocol):
+    """What happens to messages and calls that come to the modem. An error means: tell it again later."""
+
+    async def sms(self, message: Any) -> None:
+        """An alerts.channels.modem_inbox.IncomingSms. Return once it is kept: then it is deleted from the SIM."""
+        ...
+
+    async def call(self, call: Any) -> None:
+        """An alerts.channels.modem_inbox.IncomingCall."""
+        ...
+
+
+class JournalIncoming:
+    """Incoming: keeps them in the journal, as frames of the transport ``modem``."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+
+    async def sms(self, message: Any) -> None:
+        await self._keep("sms", message.sender, message, message.received_us, message.key)
+
+    async def call(self, call: Any) -> None:
+        await self._keep("call", call.number, call, call.at_us, f"{call.number}/{call.at_us}")
+
+    async def _keep(self, codec: str, source: str, what: Struct, at_us: int, key: str) -> None:
+        frame = Frame(MODEM, codec, source, msgspec.json.encode(what), at_us, idempotency_key=key, reports=())
+        if await self._ingest.deliver([frame]) is not Verdict.ACCEPTED:
+            raise StorageError("not in the journal")
+
+
+class Intake:
+    """Takes what providers tell: stores it, lets it act on its alert, and only then returns."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._take: Callable[[apsw.Connection, Told, int], str] | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    def connect(self, take: Callable[[apsw.Connection, Told, int], str], wake: Callable[[], None]) -> None:
+        """``take`` is Escalation.take_told, ``wake`` the outbox's."""
+        self._take, self._wake = take, wake
+
+    async def told(self, *told: Told) -> None:
+        """Raises StorageError when nothing was kept."""
+        if not told:
+            return
+        take, now_us = self._take, self._clock.now_us()
+        assert take is not None, "connected before anything serves"
+        came = await self._store.write(lambda c: [take(c, each, now_us) for each in told])
+        for each, result in zip(told, came, strict=True):
+            _log.info("told", provider=each.provider, attempt_id=each.attempt_id, state=each.state, result=result)
+        self._wake()
+
+
+class RegistryNotices:
+    """alerts.people.NoticeSource from the registry's tables."""
+
+    def person(self, connection: apsw.Connection, person_id: str) -> Mapping[str, Any] | None:
+        return _or_none(show_person, connection, person_id)
+
+    def device(self, connection: apsw.Connection, device_id: str) -> Mapping[str, Any] | None:
+        return _or_none(show_device, connection, device_id)
+
+    def contacts(self, connection: apsw.Connection, person_id: str) -> Sequence[Mapping[str, Any]]:
+        return list_contacts(connection, person_id=person_id)
+
+
+def _or_none(
+    show: Callable[[apsw.Connection, str], dict[str, Any]], connection: apsw.Connection, row_id: str
+) -> Mapping[str, Any] | None:
+    try:
+        return show(connection, row_id)
+    except NotFoundError:
+        return None
+
+
+class Ways:
+    """The configured providers. Made before the loop serves: reading in an SDK takes 0.3 s.
+
+    Raises ConfigError for what cannot work as it is configured. Libraries are read in for what is configured alone.
+    """
+
+    def __init__(self, notify: NotifySection, clock: Clock, intake: Intake, incoming: Incoming) -> None:
+        self._clock = clock
+        self._intake = intake
+        self.providers: list[Provider] = []
+        self.order: dict[Medium, tuple[str, ...]] = {medium: getattr(notify.order, medium) for medium in MEDIA}
+        self.link = _link(notify.alert_url)
+        self.twilio = self._twilio(notify) if notify.twilio.account_sid else None
+        self.aliyun = self._aliyun(notify) if notify.aliyun.access_key_id else None
+        self.modem = self._modem(notify, incoming) if notify.modem.port else None
+        for provider in (self.twilio, self.aliyun, self.modem):
+            if provider is not None:
+                self.providers.append(provider)
+        if notify.robots:
+            self.providers.append(self._robots(notify))
+        if notify.webhook or notify.push.endpoint:
+            self.providers.extend(self._webhooks(notify))
+        if notify.email.host:
+            self.providers.append(self._email(notify))
+
+    # ---- callbacks (gateway.api.services.Callbacks) ------------------------------------------------------------------
+
+    async def take_twilio(self, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Answered:
+        """Raises NotFoundError when this site has no Twilio, StorageError when what was told could not be kept."""
+        if self.twilio is None or not self.twilio.media >= {"voice"}:
+            raise NotFoundError("no such callback")
+        status, content_type, answer, told = self.twilio.callbacks.handle(path, query, headers, body)
+        if told is not None:
+            await self._intake.told(told)
+        return status, content_type, answer
+
+    async def take_aliyun(self, path: str, body: bytes) -> Answered:
+        """Raises as ``take_twilio``."""
+        if self.aliyun is None:
+            raise NotFoundError("no such callback")
+        status, content_type, answer, told = self.aliyun.handle(path, body)
+        await self._intake.told(*told)
+        return status, content_type, answer
+
+    # ---- providers ---------------------------------------------------------------------------------------------------
+
+    def _twilio(self, notify: NotifySection) -> Any:
+        twilio = notify.twilio
+        _need("notify.twilio", twilio.auth_token_file, "auth_token_file")
+        _need("notify.twilio", twilio.from_number or twilio.messaging_service_sid, "from_number")
+        _installed("notify.twilio", "twilio", "aiohttp")
+        from alerts.channels.twilio import TwilioProvider  # noqa: PLC0415 - only where it is configured
+
+        secret = twilio.capability_secret_file
+        return TwilioProvider(
+            twilio.account_sid,
+            read_secret(twilio.auth_token_file, "notify.twilio.auth_token_file"),
+            twilio.from_number,
+            clock=self._clock,
+            base_url=twilio.base_url,
+            public_url=twilio.public_url,
+            messaging_service_sid=twilio.messaging_service_sid,
+            capability_secret=read_secret(secret, "notify.twilio.capability_secret_file") if secret else "",
+            machine_detection=twilio.machine_detection,
+            timeout_s=twilio.timeout_s,
+        )
+
+    def _aliyun(self, notify: NotifySection) -> Any:
+        _need("notify.aliyun", notify.aliyun.access_key_secret_file, "access_key_secret_file")
+        if not (notify.aliyun.sms or notify.aliyun.voice):
+            raise ConfigError("notify.aliyun: no template; add [notify.aliyun.sms.alert] or ...voice.alert")
+        from alerts.channels.aliyun import AliyunProvider, AliyunSettings  # noqa: PLC0415 - as above
+
+        return AliyunProvider(msgspec.convert(notify.aliyun.model_dump(), AliyunSettings), self._clock)
+
+    def _modem(self, notify: NotifySection, incoming: Incoming) -> Any:
+        _installed("notify.modem", "serialx")
+        from alerts.channels.modem import Listeners, ModemProvider, ModemSettings  # noqa: PLC0415 - as above
+
+        listeners = Listeners(told=self._intake.told, sms=incoming.sms, call=incoming.call)
+        return ModemProvider(msgspec.convert(notify.modem.model_dump(), ModemSettings), self._clock, listeners)
+
+    def _robots(self, notify: NotifySection) -> Provider:
+        from alerts.channels.robots import Robot, RobotsProvider  # noqa: PLC0415 - as above
+
+        robots = {name: msgspec.convert(robot.model_dump(), Robot) for name, robot in notify.robots.items()}
+        return RobotsProvider(robots, self._clock)
+
+    def _webhooks(self, notify: NotifySection) -> list[Provider]:
+        from alerts.channels.push import PushProvider  # noqa: PLC0415 - as above
+        from alerts.channels.webhook import Endpoint, WebhookProvider, WebhookSender  # noqa: PLC0415
+
+        endpoints = {name: msgspec.convert(each.model_dump(), Endpoint) for name, each in notify.webhook.items()}
+        push = notify.push.endpoint
+        if push and push not in endpoints:
+            raise ConfigError(f"notify.push.endpoint: there is no [notify.webhook.{push}]; add it")
+        sender = WebhookSender(endpoints, self._clock)
+        found: list[Provider] = [WebhookProvider(sender, self._clock)]
+        return [*found, PushProvider(sender, push, self._clock)] if push else found
+
+    def _email(self, notify: NotifySection) -> Provider:
+        _need("notify.email", notify.email.sender, "sender")
+        _installed("notify.email", "aiosmtplib")
+        from alerts.channels.email import EmailProvider, EmailSettings  # noqa: PLC0415 - as above
+
+        return EmailProvider(msgspec.convert(notify.email.model_dump(), EmailSettings), self._clock)
+
+
+class ModemHealth:
+    """A gateway.ports.HealthPart: whether messages would go out through the modem."""
+
+    name: Final = MODEM
+
+    def __init__(self, modem: Any) -> None:
+        self._modem = modem
+
+    def state(self) -> tuple[bool, str]:
+        found: tuple[bool, str] = self._modem.state()
+        return found
+
+
+def _need(section: str, value: str, key: str) -> None:
+    if not value:
+        raise ConfigError(f"{section}: {key} is missing")
+
+
+def _installed(section: str, *modules: str) -> None:
+    extra = section.rpartition(".")[2]
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise ConfigError(f"{section}: its libraries are not installed; pip install 'carebell[{extra}]'")
+
+
+def _link(alert_url: str) -> Callable[[str], str]:
+    if alert_url and "{id}" not in alert_url:
+        raise ConfigError("notify.alert_url: write {id} where the alert's id belongs")
+    return lambda alert_id: alert_url.replace("{id}", alert_id)
