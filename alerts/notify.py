@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
-import msgspec
 import structlog
 from msgspec import Struct, field
 from prometheus_client import Counter
@@ -207,14 +206,13 @@ class NotifyChannel:
 
     async def _look_for(self, prepared: Prepared) -> Told | None:
         """An earlier attempt may have had its effect: what the providers that were asked know of it."""
-        for name, state, started_us in prepared.begun:
+        for name, state, _ in prepared.begun:
             provider = next((each for each in self._providers if each.name == name), None)
             if provider is None or not provider.ready() or state in attempts.NOT_MADE:
                 continue
-            notice = msgspec.structs.replace(prepared.notice, since_us=started_us)
             try:
                 async with asyncio.timeout(self._failover_s):
-                    found = await provider.find(notice)
+                    found = await provider.find(prepared.notice)
             except (DeliveryError, TimeoutError) as error:
                 _log.warning("attempt_not_found_out", provider=name, error=type(error).__name__)
                 continue
@@ -255,7 +253,7 @@ class NotifyChannel:
             priority=int(alert.severity),
             wants_answer=self._medium == "voice",
             link=link,
-            since_us=begun[0][2] if begun else self._clock.now_us(),
+            since_us=dispatch.created_at_us,
         )
         return Prepared(notice, alert, snapshot, begun)
 
