@@ -247,11 +247,10 @@ def _heartbeat(message: Message, draft: Draft) -> None:
         cursor.skip(5)
         value = cursor.u16()
         draft.measure("temperature_celsius", (value & 0x7FFF) / (10 if value & 0x8000 else -10))
-    elif message.size == 0x09 or len(data) == 4:
+    elif len(data) >= 4:
         _status(draft, data[0], data[1], data[2], data[3])
-    elif len(data) >= 5:
-        _status(draft, data[0], data[1], data[2], data[3])
-        draft.unknown["language"] = data[4]
+        if len(data) > 4:
+            draft.unknown["language"] = data[4]
     elif data:
         draft.keep("status", data[0])
         if len(data) > 1:
