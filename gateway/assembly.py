@@ -36,6 +36,7 @@ from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNoti
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
+from gateway.storage.call_retention import Retention
 from gateway.storage.database import FILE_NAME
 from gateway.storage.dedup import Marks
 from gateway.storage.embedded import EmbeddedPostgres
@@ -117,6 +118,7 @@ class Parts:
             settings=settings.journal,
             outside_readers={} if self.history is None else {"history": self.history},
             settled=self.ingest.settled,
+            calls=Retention(**dict(settings.calls)),
         )
         self.feed = JournalFeed(self.writer, settings.site)
         for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):

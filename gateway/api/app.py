@@ -14,6 +14,7 @@ from gateway.api.routes import (
     alerts,
     audit,
     callbacks,
+    calls,
     contacts,
     devices,
     events,
@@ -40,7 +41,7 @@ BODY_TIMEOUT_S: Final = 15.0
 
 # Observations come before persons: /persons/<id>/latest is theirs.
 _MODULES: Final = (
-    observations, persons, contacts, places, devices, keys, profiles, alerts, orders, events, outbox, audit,
+    observations, persons, contacts, places, devices, keys, profiles, alerts, orders, events, outbox, calls, audit,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})

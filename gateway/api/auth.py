@@ -36,6 +36,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "events.read": _EVERYBODY_INSIDE | {"backend", "family"},
         "outbox.read": _EVERYBODY_INSIDE | {"auditor"},
         "outbox.act": frozenset({"admin", "supervisor"}),
+        "calls.read": _EVERYBODY_INSIDE | {"auditor"},  # operators see masked numbers
         "audit.read": frozenset({"admin", "auditor"}),
         "keys.write": frozenset({"admin"}),
         "status.read": _EVERYBODY_INSIDE | {"backend", "installer", "auditor"},

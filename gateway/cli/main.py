@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),
+    "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),
     "audit": ("gateway.cli.audit", "The audit chain: verify, list."),
     "tail": ("gateway.cli.tail", "Follow normalized events."),

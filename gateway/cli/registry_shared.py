@@ -175,18 +175,22 @@ def export(
     from gateway.registry.csvio import export_csv  # noqa: PLC0415 - keeps `--help` quick
 
     with reading(config, data_dir) as connection:
-        lines = export_csv(table, all_pages(connection, page, id_name))
-        if output is None:
-            sys.stdout.write("\ufeff" if bom else "")
-            sys.stdout.writelines(lines)
-            return
-        try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:  # noqa: PTH123
-                os.fchmod(descriptor, 0o600)
-                file.writelines(lines)
-        except OSError as error:
-            fail(f"{output}: {error.strerror}", EXIT_WRONG)
+        write_lines(export_csv(table, all_pages(connection, page, id_name)), output, bom=bom)
+
+
+def write_lines(lines: Iterable[str], output: Path | None, *, bom: bool) -> None:
+    """Write CSV to a file that its owner alone can read, or to standard output."""
+    if output is None:
+        sys.stdout.write("\ufeff" if bom else "")
+        sys.stdout.writelines(lines)
+        return
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8-sig" if bom else "utf-8", newline="") as file:  # noqa: PTH123
+            os.fchmod(descriptor, 0o600)
+            file.writelines(lines)
+    except OSError as error:
+        fail(f"{output}: {error.strerror}", EXIT_WRONG)
 
 
 def import_file(
