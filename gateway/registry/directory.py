@@ -247,6 +247,24 @@ class Registry:
             binding = self._named(common_name)
         return binding
 
+    def stands(self, device_id: str, proof: bytes, common_name: str) -> bool:
+        """Whether what let a connection in is still good, as far as is known here.
+
+        ``proof`` is the SHA-256 of the token that was presented; empty: the certificate of this name was.
+        """
+        if not proof:
+            named = self._named(common_name)
+            return named is not None and named.device_id == device_id
+        binding, now_us = self._snapshot.devices.get(device_id), self._clock.now_us()
+        return (
+            binding is not None
+            and binding.state == "active"
+            and any(
+                digest == proof and (expires is None or expires > now_us)
+                for digest, expires in self._snapshot.digests.get(device_id, ())
+            )
+        )
+
     async def api_key(self, presented: str) -> ApiKey | None:
         """The key in force that was presented, else None."""
         found = self._api_key(presented)

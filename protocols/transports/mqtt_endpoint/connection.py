@@ -514,6 +514,13 @@ class Connection(Link):
             self._consume(bytes(rest))
         self._resume(AUTHENTICATING)
 
+    def check_credential(self) -> None:
+        """End the connection when what let it in counts no more: the token was replaced, the device left service."""
+        listener = self._listener
+        if self._state == OPEN and not listener.stands(self.device_id, self.proof, self.common_name):
+            listener.count(listener.closed, "credential")
+            self.close(packets.ADMINISTRATIVE, "the credential is not valid any more")
+
     def _fail(self, error: PacketError) -> None:
         """The standard asks to close, with a reason where the version has one (4.13)."""
         listener = self._listener

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from typing import Protocol
 
@@ -22,6 +23,7 @@ class Applicant(Peer, Protocol):
 
     source: str
     common_name: str
+    proof: bytes
 
     @property
     def open(self) -> bool: ...
@@ -69,6 +71,7 @@ async def _identify(listener: Listener, peer: Applicant, packet: Connect) -> Dev
     binding = None
     if packet.username and packet.password is not None:
         binding = await listener.credentials.authenticate(packet.username, packet.password)
+        peer.proof = hashlib.sha256(packet.password).digest()
     elif peer.common_name and packet.password is None:
         binding = await listener.credentials.by_certificate(peer.common_name)
         if binding is not None and packet.username and packet.username != binding.device_id:

@@ -27,8 +27,8 @@ class Link(asyncio.Protocol):
 
     __slots__ = (
         "_heard_s", "_hold", "_listener", "_partial_s", "_session", "_since_s", "_state", "_timer_s", "_transport",
-        "_unread_s", "address", "common_name", "keep_alive_s", "packet_maximum", "receive_maximum", "reserved",
-        "source", "version",
+        "_unread_s", "address", "common_name", "keep_alive_s", "packet_maximum", "proof", "receive_maximum",
+        "reserved", "source", "version",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -43,6 +43,7 @@ class Link(asyncio.Protocol):
         self._partial_s = 0.0  # when the packet began that is not whole yet; 0: there is none
         self._unread_s = 0.0  # when the peer stopped reading; 0: it reads
         self.address = self.source = self.common_name = ""
+        self.proof = b""  # SHA-256 of the token that let it in; empty for a certificate
         self.keep_alive_s = 0
         self.reserved = ""  # the address that its TLS handshake is counted under, until it is done
         self.version = 0

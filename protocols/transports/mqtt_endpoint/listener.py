@@ -15,6 +15,9 @@ from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.session import Sessions
 from protocols.transports.mqtt_endpoint.wheel import Wheel
 
+Stands = Callable[[str, bytes, str], bool]
+"""Whether what let a connection in is still good: device id, SHA-256 of its token (empty: none), certificate name."""
+
 TOLD_MAX: Final = 10_000
 
 log = structlog.get_logger(__name__)
@@ -42,7 +45,9 @@ class Listener:
         clock: Clock,
         limits: Limits,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        stands: Stands = lambda _device_id, _proof, _common_name: True,
     ) -> None:
+        self.stands = stands
         self.transport = transport
         self.ingest = ingest
         self.credentials = credentials

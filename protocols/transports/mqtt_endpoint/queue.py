@@ -21,7 +21,10 @@ _subscriptions = msgspec.json.Decoder(Subscriptions)
 
 
 class Down(Struct, gc=False):
-    """A message for a device. ``client_id`` and ``packet_id`` are those of its last transmission, if there was one."""
+    """A message for a device. ``client_id`` and ``packet_id`` are those of its last transmission, if there was one.
+
+    ``transmitted``: a device may have got it.
+    """
 
     id: int
     device_id: str
@@ -30,6 +33,7 @@ class Down(Struct, gc=False):
     expires_at_us: int | None
     client_id: str | None = None
     packet_id: int | None = None
+    transmitted: bool = False
 
     def expired(self, now_us: int) -> bool:
         return self.expires_at_us is not None and self.expires_at_us <= now_us

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Coroutine
@@ -16,10 +17,13 @@ from gateway.ports import Credentials, Directory, Ingest, Store
 from protocols.transports.mqtt_endpoint import packets, tls
 from protocols.transports.mqtt_endpoint.connection import Connection
 from protocols.transports.mqtt_endpoint.limits import Limits
-from protocols.transports.mqtt_endpoint.listener import Listener
+from protocols.transports.mqtt_endpoint.listener import Listener, Stands
 from protocols.transports.mqtt_endpoint.session import OnAck, Sessions
 
 BACKLOG: Final = 4096
+CREDENTIALS_S: Final = 10.0
+"""How often the credentials of live connections are looked at, for those that end by themselves."""
+CREDENTIALS_SLICE: Final = 250
 FLUSH_S: Final = 1.0
 """How long, at the end, connections may take to fetch their last bytes."""
 
@@ -41,9 +45,11 @@ class MqttEndpoint:
         limits: Limits,
         ssl_context: ssl.SSLContext | None = None,
         sessions: Sessions | None = None,
+        stands: Stands = lambda _device_id, _proof, _common_name: True,
     ) -> None:
         """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any). With ``ssl_context`` it speaks TLS;
-        a context that verifies client certificates lets devices in by their common name.
+        a context that verifies client certificates lets devices in by their common name. ``stands`` is asked about
+        live connections after ``recheck`` and now and then: those whose credential stands no more are ended.
         """
         host, _, port = listen.rpartition(":")
         self._host = host.removeprefix("[").removesuffix("]")
@@ -62,7 +68,9 @@ class MqttEndpoint:
             clock=clock,
             limits=limits,
             spawn=self._spawn,
+            stands=stands,
         )
+        self._recheck = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tls_socket: socket.socket | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -100,11 +108,16 @@ class MqttEndpoint:
                 self._early.clear()
                 group.create_task(self.sessions.run())
                 group.create_task(self._sweep())
+                group.create_task(self._check_credentials())
                 if self._tls_socket is not None and self._ssl_context is not None:
                     group.create_task(tls.accept(self._tls_socket, self._listener, self._ssl_context))
         finally:
             self._group = None
             await self._close()
+
+    def recheck(self) -> None:
+        """The registry changed: see soon whether every connection may stay."""
+        self._recheck.set()
 
     async def send_down(
         self,
@@ -151,6 +164,18 @@ class MqttEndpoint:
         while True:
             await asyncio.sleep(self._limits.sweep_s)
             self._listener.wheel.advance(self._listener.clock.monotonic_s())
+
+    async def _check_credentials(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CREDENTIALS_S):
+                    await self._recheck.wait()
+            self._recheck.clear()
+            connections: list[Connection] = list(self._listener.connections)
+            for start in range(0, len(connections), CREDENTIALS_SLICE):
+                for connection in connections[start : start + CREDENTIALS_SLICE]:
+                    connection.check_credential()
+                await asyncio.sleep(0)
 
     async def _close(self) -> None:
         listener = self._listener

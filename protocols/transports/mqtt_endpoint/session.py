@@ -9,17 +9,20 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.clock import US_PER_S, Clock
-from gateway.errors import StorageError
+from gateway.errors import StorageError, UsageError
 from gateway.ports import Directory, Ingest, Store
 from protocols.transports.mqtt_endpoint import packets, queue
 from protocols.transports.mqtt_endpoint import properties as p
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.queue import Changes, Down, SessionRow, Subscriptions
-from protocols.transports.mqtt_endpoint.topics import matches
+from protocols.transports.mqtt_endpoint.topics import down_topic, matches
 from protocols.transports.mqtt_endpoint.wills import LastWill, Wills
 
 OnAck = Callable[[str], None]
 """Told once what became of a message: ``acknowledged``, ``sent`` (QoS 0), ``refused``, ``too_large`` or ``expired``."""
+
+OnFinished = Callable[[int, str, bool], None]
+"""Told of every message that is over: its id, what became of it, and whether a device may have got it."""
 
 PATROL: Final = 2000  # sessions looked at in one sweep
 
@@ -32,6 +35,9 @@ class Peer(Protocol):
     version: int
     receive_maximum: int
     packet_maximum: int
+
+    @property
+    def open(self) -> bool: ...
 
     def send(self, packet: bytes) -> None: ...
 
@@ -99,6 +105,7 @@ class Sessions:
         self._store_works = True
         self.takeovers = 0
         self.downs_finished: dict[str, int] = {}
+        self.on_finished: OnFinished = lambda _number, _outcome, _transmitted: None
         self.wills = Wills(ingest, directory, clock, 2 * limits.connections)
 
     # ---- life of a session -------------------------------------------------------------------------------------------
@@ -119,6 +126,9 @@ class Sessions:
                     session.expires_at_us = now_us + row.expiry_s * US_PER_S
                 self._devices.setdefault(row.device_id, {})[row.client_id] = session
             await self._admit()
+            for queued in self._queued.values():
+                for down in queued.values():
+                    down.transmitted = True  # by the run before this one, for all that is known
             self._loaded = True
 
     def attach(
@@ -257,6 +267,39 @@ class Sessions:
             await self._admit()
         return number
 
+    def listening(self, device_id: str) -> bool:
+        """Whether a live connection of the device subscribes to its down topic."""
+        return self._listener_of(device_id) is not None
+
+    def _listener_of(self, device_id: str) -> tuple[Peer, str] | None:
+        topic = down_topic(device_id)
+        for session in self._devices.get(device_id, {}).values():
+            if session.peer is not None and session.peer.open and session.granted(topic) is not None:
+                return session.peer, topic
+        return None
+
+    def send_once(self, device_id: str, payload: bytes) -> bool:
+        """Send to one live connection at QoS 0: never again, and no acknowledgement. False when there is none.
+
+        Raises UsageError for what is longer than the device takes.
+        """
+        found = self._listener_of(device_id)
+        if found is None:
+            return False
+        peer, topic = found
+        packet = packets.publish(
+            topic, payload, qos=0, packet_id=0, dup=False, version=peer.version, properties={}
+        )  # fmt: skip
+        if len(packet) > peer.packet_maximum:
+            raise UsageError(f"{len(payload)} bytes are more than device {device_id} takes")
+        peer.send(packet)
+        return True
+
+    async def admit(self) -> None:
+        """Take in messages that were queued by ``queue.add_down``, now instead of with the next sweep."""
+        async with self._admitting:
+            await self._admit()
+
     async def _admit(self) -> None:
         """Take in the rows that are new, whoever wrote them."""
         newest = self._newest_down
@@ -319,6 +362,7 @@ class Sessions:
             self._finish(down, "too_large")
             return
         peer.send(packet)
+        down.transmitted = True
         if not qos:
             self._finish(down, "sent")
             return
@@ -345,6 +389,7 @@ class Sessions:
         self._finished.add(down.id)
         self._wake.set()
         self.downs_finished[outcome] = self.downs_finished.get(outcome, 0) + 1
+        self.on_finished(down.id, outcome, down.transmitted)
         tell = self._on_ack.pop(down.id, None)
         if tell is not None:
             tell(outcome)
@@ -360,8 +405,7 @@ class Sessions:
                 await asyncio.sleep(self._limits.sweep_s)
                 self._sweep()
                 try:
-                    async with self._admitting:
-                        await self._admit()
+                    await self.admit()
                 except StorageError:
                     log.debug("mqtt_downs_unread")  # the next sweep reads them; _keep_stored tells of the store
 
