@@ -16,6 +16,8 @@ from gateway.model import Reading, Report
 
 VECTORS_SUFFIX: Final = ".vectors.toml"
 MAX_FILE_BYTES: Final = 1 << 20
+UNDERSTOOD: Final = frozenset({"command_reply"})
+"""What a codec keeps in ``Reading.unknown`` because no observation holds it, and somebody reads there."""
 
 
 class Profiles:
@@ -39,7 +41,7 @@ class Profiles:
             if reading is None:
                 raise ProfileError("nothing to explain: the report has neither observations nor fields")
             if reading.unknown is not None and profile in self.unknown_fields:
-                self.unknown_fields[profile] += len(reading.unknown)
+                self.unknown_fields[profile] += len(reading.unknown.keys() - UNDERSTOOD)
             return reading
         plan = self._plans.get(profile)
         if plan is None:

@@ -31,7 +31,13 @@ MAX_MEASUREMENTS: Final = 64
 MAX_ACCURACY_M: Final = 1e8
 UNKNOWN_DATUM_M: Final = 700.0  # how far GCJ-02 and BD-09 move a place at most, roughly
 
-_MEMBERS: Final = frozenset({"seq", "boot", "at", "signals", "measurements", "position", "stored"})
+_MEMBERS: Final = frozenset(
+    {"seq", "boot", "at", "signals", "measurements", "position", "stored", "command", "result", "detail"}
+)
+RESULTS: Final = ("done", "refused", "unknown")
+MAX_COMMAND_CHARACTERS: Final = 64
+MAX_DETAIL_CHARACTERS: Final = 200
+NOTHING_STATED: Final = "none of signals, measurements, position"
 _EXTRA_METRIC: Final = re.compile(r"x_[a-z0-9_]{1,62}")
 _PLACE_MEMBERS: Final = frozenset({"latitude", "longitude", "accuracy_m", "source", "datum", "valid"})
 
@@ -42,7 +48,7 @@ def read_tolerantly(frame: Frame) -> list[Report]:
     if isinstance(value, dict):
         report = _Draft(frame, Faults("", faults)).read(value)
         if report.reading is None and not report.faults:
-            raise ParseError("none of signals, measurements, position")
+            raise ParseError(NOTHING_STATED)
         return [report]
     if not isinstance(value, list):
         raise ParseError(f"neither an object nor an array of objects, but {kind(value)}")
@@ -75,7 +81,7 @@ def _elements(frame: Frame, elements: list[Any], faults: list[str]) -> list[Repo
         if isinstance(element, dict):
             report = _Draft(frame, Faults(f"{path}.", faults)).read(element)
             if report.reading is None and not report.faults:
-                report.faults = [f"{path}: none of signals, measurements, position"]
+                report.faults = [f"{path}: {NOTHING_STATED}"]
         else:
             report = Report(frame.device_key, faults=[*faults, f"{path}: {kind(element)}, not an object"])
         faults = []  # those of the whole payload stand on its first report
@@ -111,10 +117,14 @@ class _Draft:
         for name, value in message.items():
             if name not in _MEMBERS:
                 self._keep(self._unknown, name, value)
+        answer = self._answer(message)
+        if answer is not None:
+            self._unknown["command_reply"] = answer
         reading.unknown = self._unknown or None
         report.faults = self._faults.texts()
         stated = any(message.get(name) is not None for name in ("signals", "measurements", "position"))
-        if reading.signals or reading.measurements or reading.position or (stated and not report.faults):
+        useful = reading.signals or reading.measurements or reading.position or answer
+        if useful or (stated and not report.faults):
             report.reading = reading
         return report
 
@@ -281,6 +291,29 @@ class _Draft:
             self._fault("position.accuracy_m", "not a number of metres")
             return None
         return number
+
+    # ---- answers to commands -----------------------------------------------------------------------------------------
+
+    def _answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """``command`` with ``result`` and ``detail``: what became of a command. None when it is no usable answer."""
+        command, result, detail = message.get("command"), message.get("result"), message.get("detail")
+        if command is None:
+            for name, value in (("result", result), ("detail", detail)):
+                if value is not None:
+                    self._keep(self._unknown, name, value)
+            return None
+        if not (isinstance(command, str) and 0 < len(command) <= MAX_COMMAND_CHARACTERS and is_text(command)):
+            self._fault("command", f"not the id of a command, a text of at most {MAX_COMMAND_CHARACTERS} characters")
+            return None
+        if not (isinstance(result, str) and result in RESULTS):
+            self._fault("result", "none of " + ", ".join(RESULTS))
+            return None
+        answer = {"command": command, "result": result}
+        if isinstance(detail, str) and is_text(detail):
+            answer["detail"] = detail[:MAX_DETAIL_CHARACTERS]
+        elif detail is not None:
+            self._fault("detail", f"{kind(detail)}, not a text")
+        return answer
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 
