@@ -29,7 +29,7 @@ class Framer:
     ``rubbish_limit`` bounds what is dropped between two frames. ``skipped`` counts the bytes dropped so far.
     """
 
-    __slots__ = ("_cut", "_limit", "_rest", "_rubbish", "_rubbish_limit", "_seen", "skipped")
+    __slots__ = ("_broken", "_cut", "_limit", "_rest", "_rubbish", "_rubbish_limit", "_seen", "skipped")
 
     def __init__(self, cut: Cut, *, limit: int, rubbish_limit: int = RUBBISH_BYTES) -> None:
         self._cut = cut
@@ -38,6 +38,7 @@ class Framer:
         self._rest = b""
         self._seen = 0
         self._rubbish = 0
+        self._broken = ""
         self.skipped = 0
 
     @property
@@ -46,7 +47,12 @@ class Framer:
         return self._rest
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are whole now, in order. Raises FramingError at a bound; the framer is useless afterwards."""
+        """The frames that are whole now, in order. Raises FramingError at a bound, and from then on always.
+
+        What is whole before the bound is reached is returned first.
+        """
+        if self._broken:
+            raise FramingError(self._broken)
         buffer = self._rest + data if self._rest else data
         length = len(buffer)
         seen, self._seen = self._seen, 0
@@ -63,20 +69,20 @@ class Framer:
                 self._seen = length - begin
                 break
             if end - begin > self._limit:
-                raise FramingError(f"a frame of {end - begin} bytes; at most {self._limit} are taken")
+                self._broken = f"a frame of {end - begin} bytes; at most {self._limit} are taken"
+                at = length
+                break
             frames.append(buffer[begin:end])
             self._rubbish = 0
             at = end
         self._rest = buffer[at:]
-        if not frames:  # what is whole goes its way first
-            self._check()
+        if length - at > self._limit:
+            self._broken = f"no end of a frame within {self._limit} bytes"
+        elif self._rubbish > self._rubbish_limit:
+            self._broken = f"more than {self._rubbish_limit} bytes that belong to no frame"
+        if self._broken and not frames:
+            raise FramingError(self._broken)
         return frames
-
-    def _check(self) -> None:
-        if len(self._rest) > self._limit:
-            raise FramingError(f"no end of a frame within {self._limit} bytes")
-        if self._rubbish > self._rubbish_limit:
-            raise FramingError(f"more than {self._rubbish_limit} bytes that belong to no frame")
 
 
 def delimited(start: bytes, end: bytes) -> Cut:

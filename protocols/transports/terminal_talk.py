@@ -1,0 +1,277 @@
+"""What listeners for terminals share: who is speaking, what one turn of the loop brought, and the way back.
+
+Nothing here knows sockets. A ``Talk`` is one conversation (a TCP connection, the datagrams of one address); the
+``Switchboard`` of a listener turns its bytes into frames, offers them together, and hands replies out after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+from msgspec import Struct
+
+from gateway.clock import Clock
+from gateway.errors import ParseError
+from gateway.model import Frame, Report, Verdict
+from gateway.ports import Directory, Ingest, TerminalCodec
+
+TOLD_MAX: Final = 10_000
+ADDRESSES_MAX: Final = 200_000
+KEY_MAX: Final = 128
+
+log = structlog.get_logger(__name__)
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds of one listener."""
+
+    connections: int = 20_000
+    unknown_per_address: int = 200  # conversations that have not named a terminal of the registry
+    identify_s: float = 180.0  # from the first contact to the first whole frame
+    idle_s: float = 3600.0  # without a byte
+    inflight: int = 500  # frames of one conversation that wait for their commit; above it nothing more is read
+    waiting: int = 50_000  # the same, of all conversations of a listener; datagrams above it are dropped
+    frames_per_offer: int = 500
+    write_buffer_bytes: int = 65_536
+    write_stall_s: float = 30.0
+    drain_s: float = 5.0
+    sweep_s: float = 1.0
+
+
+class Talk:
+    """One conversation: what it has taught so far. A transport subclasses it and knows how to answer."""
+
+    __slots__ = ("address", "context", "device_id", "key", "proof", "source", "superseded", "told_twice", "trusted",
+                 "waiting")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.address = self.source = ""
+        self.key = ""  # what the terminal calls itself
+        self.device_id = ""  # what the registry calls it; "": it does not know it
+        self.trusted = True  # False: it calls itself like a device that does not speak this protocol
+        self.proof: bool | None = None
+        self.context: Mapping[str, Any] | None = None
+        self.superseded = False  # a younger conversation has the same terminal
+        self.told_twice = False
+        self.waiting = 0  # frames that wait for their commit
+
+    def answered(self, replies: list[bytes]) -> None:
+        """These frames are on disk; write what is not empty, at once."""
+        raise NotImplementedError
+
+    def refused(self, frames: int) -> None:
+        """Frames of this conversation are not on disk: nothing may look to the terminal as if they were."""
+        raise NotImplementedError
+
+    def write(self, payload: bytes) -> bool:
+        """Send a command; False when the terminal cannot be reached this way."""
+        raise NotImplementedError
+
+
+class Switchboard:
+    """The conversations of one listener, and everything they share."""
+
+    def __init__(
+        self,
+        *,
+        transport: str,
+        codec: TerminalCodec,
+        ingest: Ingest,
+        directory: Directory,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self.transport = transport
+        self.codec = codec
+        self.clock = clock
+        self.limits = limits
+        self.refusal: bytes = getattr(codec, "refusal", b"")  # what a protocol has to say "not stored", if anything
+        self._ingest = ingest
+        self._directory = directory
+        self._loop = asyncio.get_running_loop()
+        self._live: dict[str, Talk] = {}  # by device id
+        self._addresses: dict[str, str] = {}  # of each device, the last one
+        self._collected: list[Frame] = []
+        self._replies: dict[Talk, list[bytes]] = {}
+        self._idle: asyncio.Event = asyncio.Event()
+        self._offers = 0
+        self._told: set[tuple[str, str]] = set()
+        self.waiting = 0
+        self.closing = False
+        self.counts: dict[str, int] = dict.fromkeys(
+            ("frames", "replies", "faults", "unknown", "retried", "doubles", "address_changes", "commands"), 0
+        )
+
+    # ---- from bytes to frames ----------------------------------------------------------------------------------------
+
+    def take(self, talk: Talk, payload: bytes) -> None:
+        """One frame of this conversation. It is offered with everything else that this turn of the loop brings."""
+        counts = self.counts
+        counts["frames"] += 1
+        frame = Frame(
+            self.transport, self.codec.name, talk.source, payload, self.clock.now_us(), talk.key, context=talk.context
+        )
+        reply = b""
+        try:
+            reports = self.codec.parse(frame)
+        except ParseError:
+            counts["faults"] += 1  # ingest meets it again, and writes it down
+        except Exception as error:  # noqa: BLE001 - as in ingest, which journals it: a bug must not lose the frame
+            counts["faults"] += 1
+            log.error("codec_failed", codec=self.codec.name, error=type(error).__name__)
+        else:
+            for report in reports:
+                self._learn(talk, report)
+                if report.reply:
+                    reply += report.reply
+            if talk.superseded and talk.device_id:
+                reports = self._tell_twice(talk, reports)
+            frame.reports = reports
+        if talk.key and not talk.device_id:
+            self._identify(talk, talk.key)  # it may have been registered meanwhile
+        if not talk.device_id:
+            counts["unknown"] += 1
+        frame.device_key = talk.device_id or talk.key
+        frame.verified = talk.trusted and talk.proof is not False
+        frame.context = None
+        talk.waiting += 1
+        self.waiting += 1
+        mine = self._replies.get(talk)
+        if mine is None:
+            self._replies[talk] = [reply]
+        else:
+            mine.append(reply)
+        if not self._collected:
+            self._loop.call_soon(self._offer)
+        self._collected.append(frame)
+        if len(self._collected) >= self.limits.frames_per_offer:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Hand over what was collected. Called once a turn, and when that is a lot."""
+        frames, self._collected = self._collected, []
+        replies, self._replies = self._replies, {}
+        if not frames:
+            return
+        self._offers += 1
+        future = self._ingest.offer(frames)
+        future.add_done_callback(lambda done: self._settled(done, replies))
+
+    def _settled(self, future: asyncio.Future[Verdict], replies: dict[Talk, list[bytes]]) -> None:
+        self._offers -= 1
+        stored = not future.cancelled() and future.result() is Verdict.ACCEPTED
+        if not stored:
+            self.counts["retried"] += 1
+        for talk, mine in replies.items():
+            talk.waiting -= len(mine)
+            self.waiting -= len(mine)
+            if stored:
+                self.counts["replies"] += len(mine) - mine.count(b"")
+                talk.answered(mine)
+            else:
+                talk.refused(len(mine))
+        if not self._offers:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Return when nothing waits for a commit, or after ``drain_s``."""
+        self._offer()
+        try:
+            async with asyncio.timeout(self.limits.drain_s):
+                while self._offers:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            log.warning("terminals_not_drained", transport=self.transport, codec=self.codec.name)
+
+    # ---- who it is ---------------------------------------------------------------------------------------------------
+
+    def _learn(self, talk: Talk, report: Report) -> None:
+        if report.context is not None:
+            talk.context = report.context
+        if report.proof is not None:
+            talk.proof = report.proof
+        key = report.device_key
+        if key and key != talk.key and len(key) <= KEY_MAX:
+            self._identify(talk, key)
+
+    def _identify(self, talk: Talk, key: str) -> None:
+        """The terminal calls itself this. It is known when a device of this codec is registered by that name."""
+        directory = self._directory
+        if talk.key and key != talk.key:
+            talk.proof = None
+        talk.key = key
+        binding = directory.device(key) or directory.device_by_key(key)
+        if binding is None and key.startswith("0"):
+            binding = directory.device_by_key(key.lstrip("0"))
+        known = binding is not None and binding.codec == self.codec.name
+        talk.trusted = binding is None or known
+        device_id = binding.device_id if binding is not None and known else ""
+        if device_id != talk.device_id:
+            self.leave(talk)
+            talk.device_id = device_id
+            if device_id:
+                self._enter(talk)
+                self.identified(talk)
+        elif not known and binding is not None:
+            self.tell_once("terminal_of_another_protocol", binding.device_id)
+
+    def identified(self, talk: Talk) -> None:
+        """A hook for transports: the registry knows this terminal."""
+
+    def _enter(self, talk: Talk) -> None:
+        device_id = talk.device_id
+        other = self._live.get(device_id)
+        if other is not None and other is not talk:
+            other.superseded = True  # most often its terminal has left it without a word; if it speaks, it is reported
+        talk.superseded = False
+        self._live[device_id] = talk
+        before = self._addresses.get(device_id)
+        if before != talk.address:
+            if len(self._addresses) >= ADDRESSES_MAX:
+                del self._addresses[next(iter(self._addresses))]
+            self._addresses[device_id] = talk.address
+            if before is not None:
+                self.counts["address_changes"] += 1
+                log.info("terminal_new_address", device=device_id, transport=self.transport, codec=self.codec.name)
+
+    def leave(self, talk: Talk) -> None:
+        """The conversation is over, or is about another terminal now."""
+        if self._live.get(talk.device_id) is talk:
+            del self._live[talk.device_id]
+
+    def _tell_twice(self, talk: Talk, reports: Sequence[Report]) -> Sequence[Report]:
+        """An older conversation speaks although a younger one has its terminal: two senders use one identity."""
+        if talk.told_twice:
+            return reports
+        talk.told_twice = True
+        self.counts["doubles"] += 1
+        log.warning("terminal_connected_twice", device=talk.device_id, transport=self.transport, codec=self.codec.name)
+        fault = "connection: two at the same time call themselves by this identity"
+        return [*reports, Report(talk.key, faults=[fault])]
+
+    def tell_once(self, event: str, subject: str) -> None:
+        """Log a warning the first time that it concerns this device or address."""
+        if (event, subject) in self._told:
+            return
+        if len(self._told) >= TOLD_MAX:
+            self._told.clear()
+        self._told.add((event, subject))
+        log.warning(event, subject=subject, transport=self.transport, codec=self.codec.name)
+
+    # ---- the way back ------------------------------------------------------------------------------------------------
+
+    def send(self, device_id: str, payload: bytes) -> bool:
+        """Write a command on the youngest conversation of this device; whether there is one that takes it."""
+        talk = self._live.get(device_id)
+        if talk is None or not talk.write(payload):
+            return False
+        self.counts["commands"] += 1
+        return True
+
+    def live(self) -> int:
+        """How many devices of the registry have a conversation."""
+        return len(self._live)
