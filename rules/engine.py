@@ -234,6 +234,7 @@ class RulesEngine:
         reading = record.reading
         now_us = record.received_at_us
         effects: list[Effect] = []
+        touched: list[Rule[Any]] = []
         if reading is not None and person is not None:
             effects += emergencies_ended(seq, record, when.at_us)
             observed = Observed(
@@ -267,7 +268,7 @@ class RulesEngine:
             self._step_observed(device.silence, person, device, heard, effects)
         device.calm = person is not None
         if reading is not None and person is not None:
-            self._index(person, reading.measurements)
+            self._index(person, set(reading.measurements).union(*(rule.metrics for rule in touched)))
             self._index_places(device, person)
         return effects
 
@@ -423,6 +424,7 @@ class RulesEngine:
         if wake_us < slot.touched_us + LANE_GAP_US:
             slot.wake_us = slot.touched_us + LANE_GAP_US
             self._push(slot.wake_us, *key)
+            self._changed.add(key)
             return ()
         del self._slots[key]
         self._changed.add(key)

@@ -70,7 +70,8 @@ class SideState(Struct, array_like=True):
 
     ``level`` is what has been raised: 0, 1 advisory, 2 urgent. ``samples`` are times and levels of recent readings.
     ``runs_us`` is since when every reading was past the advisory and the urgent limit, 0 when the last was not.
-    ``deadline_us`` ends the wait for another reading after one of ``waiting_level``.
+    ``deadline_us`` ends the wait for another reading after one of ``waiting_level``. ``past`` names the metrics that
+    were past a limit: only a reading that tells of all of them can end the condition.
     """
 
     level: int = 0
@@ -81,6 +82,7 @@ class SideState(Struct, array_like=True):
     waiting: dict[str, Any] | None = None
     raised_us: int = 0
     calm: int = 0
+    past: tuple[str, ...] = ()
 
 
 class ThresholdState(Struct, array_like=True):
@@ -171,10 +173,13 @@ class ThresholdRule(Rule[ThresholdState]):
         s.deadline_us, s.waiting_level, s.waiting = 0, 0, None
         if worst is not None:
             s.calm = 0
+            s.past = tuple(
+                sorted({*old.past, *(x.metric for x in limits if x.metric in values and x.passed(values[x.metric]))})
+            )
             evidence = worst.evidence(values[worst.metric])
             evidence["values"] = values
             self._past(s, old, worst, evidence, values, at, side, effects)
-        elif s.level:
+        elif s.level and values.keys() >= set(s.past):
             s.calm = s.calm + 1 if all(self._is_calm(m, side, v) for m, v in values.items()) else 0
             if s.calm >= self.config.clear_readings:
                 effects.append(cleared(self, at, self._alert[side], {"values": values}))

@@ -48,6 +48,24 @@ def test_a_normal_second_cuff_reading_ends_it() -> None:
     assert world.wait(3600) == []
 
 
+def test_only_the_value_that_was_past_its_limit_ends_it() -> None:
+    """A cuff that then tells the systolic pressure alone says nothing of the diastolic one."""
+    world = World()
+    world.say(systolic_mmhg=125, diastolic_mmhg=78)
+    assert raises(world.say(diastolic_mmhg=112)) == [("blood_pressure_high", "P3")]
+    assert world.say(systolic_mmhg=125) == []
+    assert clears(world.say(systolic_mmhg=124, diastolic_mmhg=80)) == ["blood_pressure_high"]
+
+
+def test_an_ordinary_value_is_looked_at_while_another_value_of_its_rule_is_past_a_limit() -> None:
+    world = World()
+    world.say(systolic_mmhg=125, diastolic_mmhg=78)
+    world.say(diastolic_mmhg=112)
+    looked_at = world.engine.slow_records
+    world.say(systolic_mmhg=125)
+    assert world.engine.slow_records == looked_at + 1
+
+
 @pytest.mark.parametrize(
     ("readings", "expected"),
     [
