@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
+from protocols.codecs.jt808.codec import Jt808Codec
 from protocols.codecs.native import NativeCodec
 
 
@@ -18,7 +19,10 @@ class TerminalCodecClass(Protocol):
     def __call__(self, *, lenient: bool = False) -> TerminalCodec: ...
 
 
-_TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Gt06Codec,)
+_TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
+    Gt06Codec,
+    Jt808Codec,
+)
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
 
