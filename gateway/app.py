@@ -159,6 +159,7 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             for name, endpoint in parts.mqtt.items():
                 group.create_task(keep_running(name, endpoint.run))
+            group.create_task(keep_running("commands", parts.commands.run))
 
     async def _serve_api(self, parts: Parts) -> None:
         if parts.api is not None:

@@ -24,7 +24,10 @@ from gateway.api.server import ApiServer
 from gateway.api.services import Services
 from gateway.care import DeviceCare
 from gateway.clock import Clock
+from gateway.commands.desk import CommandDesk
+from gateway.commands.sender import Sender
 from gateway.config import Settings
+from gateway.downlink import ProfileCommands
 from gateway.errors import ConfigError, StorageBrokenError
 from gateway.health import Health, HostLoad, LoopLag
 from gateway.housekeeping import Housekeeping
@@ -47,6 +50,7 @@ from gateway.storage.writer import JournalWriter
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
 from protocols.transports.mqtt_endpoint.limits import Limits as MqttLimits
+from protocols.transports.mqtt_endpoint.mailbox import Mailbox
 from protocols.transports.mqtt_endpoint.server import MqttEndpoint
 from rules.engine import RulesEngine
 from rules.loader import load_rules
@@ -216,7 +220,10 @@ class Parts:
                     limits=limits,
                     ssl_context=context,
                     sessions=next(iter(self.mqtt.values())).sessions if self.mqtt else None,
+                    stands=self.registry.stands,
                 )
+                self.registry.on_change(self.mqtt[name].recheck)
+        self._build_commands(limits)
         self.lag, self.load = LoopLag(clock), HostLoad(clock)
         self.health = Health(store=self.writer, clock=clock)
         self.ingest.listen(lambda committed: self.health.committed(committed))  # noqa: PLW0108 - names differ
@@ -239,6 +246,7 @@ class Parts:
             metrics=self.metrics,
             keys=self.registry,
             profiles=ProfileViews(self.profiles),
+            commands=CommandDesk(self.writer, clock, self.catalog, self.commands.wake),
             ingest=self.http_ingest,
             callbacks=self.ways,
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
@@ -252,6 +260,21 @@ class Parts:
                 port=int(port),
                 on_drain=self.services.closing.set,
             )
+
+    def _build_commands(self, limits: MqttLimits) -> None:
+        """The road down. A transport of terminals joins it with ``commands.attach(name, downlink)``."""
+        self.catalog = ProfileCommands(self.profiles, CODECS)
+        sessions = next((endpoint.sessions for endpoint in self.mqtt.values()), None)
+        self.commands = Sender(
+            store=self.writer,
+            clock=self.clock,
+            catalog=self.catalog,
+            directory=self.registry,
+            mailbox=None if sessions is None else Mailbox(sessions, limits),
+        )
+        if sessions is not None:
+            sessions.on_finished = self.commands.outcome
+        self.ingest.listen(self.commands.observe)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -42,6 +42,8 @@ def export(parts: Parts) -> None:
             f"carebell_{name}_total", "What the MQTT endpoint did.", _only(endpoint.counters, "_total"), "what"
         )
         metrics.gauge(f"carebell_{name}", "State of the MQTT endpoint.", _without(endpoint.counters, "_total"), "what")
+    metrics.counter("carebell_commands_total", "Steps of commands to devices.", lambda: parts.commands.totals, "what")
+    metrics.gauge("carebell_commands_open", "Commands that are not over.", parts.commands.counts, "state")
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

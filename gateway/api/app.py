@@ -15,6 +15,7 @@ from gateway.api.routes import (
     audit,
     callbacks,
     calls,
+    commands,
     contacts,
     devices,
     events,
@@ -39,9 +40,10 @@ INGEST_PREFIX: Final = "/ingest/v1/"
 MAX_BODY_BYTES: Final = 1_048_576
 BODY_TIMEOUT_S: Final = 15.0
 
-# Observations come before persons: /persons/<id>/latest is theirs.
+# Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
-    observations, persons, contacts, places, devices, keys, profiles, alerts, orders, events, outbox, calls, audit,
+    observations, persons, contacts, places, commands, devices, keys, profiles, alerts, orders, events, outbox, calls,
+    audit,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})

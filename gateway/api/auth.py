@@ -27,6 +27,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "contacts.write": frozenset({"admin", "supervisor"}),
         "devices.read": _EVERYBODY_INSIDE | {"backend", "installer"},
         "devices.write": frozenset({"admin", "installer"}),
+        "devices.command": _EVERYBODY_INSIDE | {"backend", "installer"},
         "profiles.read": _EVERYBODY_INSIDE | {"backend", "installer"},
         "observations.read": _EVERYBODY_INSIDE | {"backend", "family"},
         "alerts.read": _EVERYBODY_INSIDE | {"backend", "family", "auditor"},

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from gateway.clock import Clock
 from gateway.health import Health
 from gateway.metrics import Metrics
+from gateway.model import Actor
 from gateway.ports import AlertDesk, EventFeed, HistoryQueries, Store
 from gateway.registry.keys import ApiKey
 
@@ -42,6 +43,30 @@ class Callbacks(Protocol):
     async def take_aliyun(self, path: str, body: bytes) -> Answered: ...
 
 
+class Commands(Protocol):
+    """Commands to devices (gateway.commands.desk.CommandDesk)."""
+
+    async def request(
+        self,
+        device_id: str,
+        name: str,
+        parameters: Mapping[str, Any],
+        *,
+        actor: Actor,
+        expires_s: int | None = None,
+        reason: str = "",
+        may_be_dangerous: bool = False,
+    ) -> dict[str, Any]: ...
+
+    async def commands(
+        self, *, device_id: str = "", state: str = "", open_only: bool = False, before: int = 0, limit: int = 100
+    ) -> list[dict[str, Any]]: ...
+
+    async def command(self, command_id: str) -> dict[str, Any]: ...
+
+    async def cancel(self, command_id: str, *, actor: Actor, reason: str = "") -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The ports behind the API.
@@ -59,6 +84,7 @@ class Services:
     health: Health
     metrics: Metrics
     profiles: ProfileCatalog
+    commands: Commands
     ingest: Callable[..., Awaitable[None]]
     callbacks: Callbacks | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "devices": ("gateway.cli.registry", "Devices: add, credentials, suspend, retire, claim, import, export."),
     "contacts": ("gateway.cli.registry", "Whom a person's alerts reach: add, list, show, update, import, export."),
     "places": ("gateway.cli.registry", "Homes and fences of persons: add, list, show, update, import, export."),
+    "commands": ("gateway.cli.commands", "Commands to devices: list, show, cancel."),
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),

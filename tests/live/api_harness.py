@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 import apsw
 import httpx2
 
+from device_profiles.loader import load_profiles
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
 from gateway.clock import SystemClock, VirtualClock
+from gateway.commands.desk import CommandDesk
+from gateway.downlink import ProfileCommands
 from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -23,6 +26,7 @@ from gateway.model import Actor
 from gateway.registry.directory import Registry
 from gateway.registry.keys import issue_api_key
 from gateway.storage.database import FILE_NAME, open_database
+from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
 from tests.live.http_harness import FakeIngest, OneDevice, serving
 
@@ -218,6 +222,7 @@ class Site:
         self.health = Health(store=self.store, clock=SystemClock())
         self.metrics = Metrics("0.1.0")
         self.registry = Registry(self.store, codec_of=lambda _profile: "native", clock=self.clock)
+        self.catalog = ProfileCommands(load_profiles(), CODECS)
         devices = OneDevice()
         self.services = Services(
             store=self.store,
@@ -229,6 +234,7 @@ class Site:
             health=self.health,
             metrics=self.metrics,
             profiles=OneProfile(),
+            commands=CommandDesk(self.store, self.clock, self.catalog, lambda: None),
             ingest=HttpIngest(ingest=self.ingest, credentials=devices, directory=devices, clock=SystemClock()),
             versions={"carebell": "0.1.0"},
         )

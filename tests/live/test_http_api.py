@@ -172,6 +172,7 @@ def test_roles_may_what_the_table_says(tmp_path: Path, role: str) -> None:
         "contacts.write": ("POST", "/api/v1/contacts"),
         "devices.read": ("GET", "/api/v1/devices"),
         "devices.write": ("POST", "/api/v1/devices"),
+        "devices.command": ("POST", "/api/v1/devices/D-1/commands"),
         "profiles.read": ("GET", "/api/v1/profiles"),
         "observations.read": ("GET", "/api/v1/persons/P-1/latest"),
         "alerts.read": ("GET", "/api/v1/alerts"),

@@ -15,7 +15,7 @@ KERNEL = frozenset(
     f"gateway.{name}"
     for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
-ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.notifying", "gateway.telemetry")
+ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry")
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 
@@ -31,10 +31,14 @@ ALLOWED = {
     ("gateway.judge", "gateway.storage"),
     ("gateway.housekeeping", "gateway.storage"),
     ("gateway.housekeeping", "gateway.config"),
+    ("gateway.config", "gateway.config_coap"),
+    ("gateway.config_coap", "gateway.config_types"),
     ("gateway.config", "gateway.config_notify"),
     ("gateway.config", "gateway.config_types"),
     ("gateway.config_notify", "gateway.config_types"),
     ("gateway.api", "gateway.storage"),
+    ("gateway.api", "gateway.commands"),
+    ("gateway.commands", "gateway.storage"),
 }
 """Downward edges inside gateway, besides those to the kernel."""
 
