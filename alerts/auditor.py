@@ -21,12 +21,14 @@ def without_next_step(connection: apsw.Connection, *, with_ladders: bool = False
     """Open alerts that must be told until somebody has them, and for which nothing is ever due.
 
     Stricter than "a timer, an unsent dispatch or an owner": a dispatch may wait for ever and an owner may forget, so
-    each of these alerts always has a timer, and each of its ladders that runs has one of its own. ``with_ladders``: an
-    alert that nobody has taken has to have ladders, too (a command or an older carebell may have raised it without).
+    each of these alerts always has a timer (one that waits for its order tells nobody of the alert: it does not
+    count), and each of its ladders that runs has one of its own. ``with_ladders``: an alert that nobody has taken has
+    to have ladders, too (a command or an older carebell may have raised it without).
     """
     found: list[Any] = connection.execute(
         f"SELECT {rows.COLUMNS} FROM alert WHERE {rows.OPEN_SQL}"  # noqa: S608 - columns of ours
-        " AND (NOT EXISTS (SELECT 1 FROM timer WHERE timer.alert_id = alert.id)"
+        " AND (NOT EXISTS (SELECT 1 FROM timer WHERE timer.alert_id = alert.id"
+        " AND timer.kind NOT LIKE 'order_%' AND timer.kind <> 'ticket')"
         " OR (alert.handling = 'raised' AND EXISTS (SELECT 1 FROM ladder WHERE ladder.alert_id = alert.id"
         " AND (ladder.state = 'running' OR (ladder.state = 'paused' AND ladder.name = 'operator'))"
         " AND NOT EXISTS (SELECT 1 FROM timer WHERE timer.alert_id = alert.id"

@@ -113,6 +113,13 @@ def _family_accept(alert: Alert, request: Request) -> dict[str, Any]:
     return {}
 
 
+def _redispatch(alert: Alert, request: Request) -> dict[str, Any]:
+    del alert
+    if not request.note:
+        raise UsageError("say why it is dispatched again")
+    return {}
+
+
 def _end_test(alert: Alert, request: Request) -> dict[str, Any]:
     del alert
     return {"outcome": "test", "resolved_at_us": request.now_us}
@@ -154,6 +161,12 @@ CHANGES: Final[Mapping[str, Callable[[Alert, Request], dict[str, Any]]]] = Mappi
         "order_failed": _nothing,
         "order_status": _order_status,
         "order_code_refused": _nothing,
+        "open_ticket": _nothing,
+        "redispatch": _redispatch,
+        "order_reminded": _nothing,
+        "order_supervise_requested": _nothing,
+        "order_complained": _nothing,
+        "order_followed_up": _nothing,
     }
 )
 assert CHANGES.keys() == TABLE.keys()

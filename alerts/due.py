@@ -9,7 +9,7 @@ from typing import Final
 import apsw
 from prometheus_client import Counter
 
-from alerts import ladders, rows, suppression, technical, timers
+from alerts import ladders, order_requests, rows, supervision, suppression, technical, timers
 from alerts.ladders import Rung
 from alerts.lifecycle import transition
 from alerts.policy import HOUR_US, Policy, reminds
@@ -40,7 +40,9 @@ def _remind(connection: apsw.Connection, alert: Alert, timer: Timer, now_us: int
     if alert.handling is not Handling.RAISED or not reminds(alert):
         return
     epoch = timer.epoch + 1
-    timers.arm(connection, alert.id, "remind", now_us + policy.remind_after_us(epoch), epoch)
+    calm = timer.kind == "remind_calmly"
+    pause_us = policy.remind_calmly_us if calm else policy.remind_after_us(epoch)
+    timers.arm(connection, alert.id, timer.kind, now_us + pause_us, epoch)
     transition(
         connection, alert.id, "remind", expected_version=None, actor=SYSTEM, now_us=now_us, policy=policy,
         detail={"epoch": epoch},
@@ -68,6 +70,11 @@ def _auto_resolve(connection: apsw.Connection, alert: Alert, timer: Timer, now_u
     del timer
     harmless = alert.severity >= Severity.P3 and not is_emergency(alert.kind, alert.severity)
     if alert.handling in OPEN and alert.condition is Condition.CLEARED and harmless:
+        order = order_requests.under_way(connection, alert)
+        if order is not None and order.order_id is not None and order.category == "maintenance":
+            # a repair is on its way: it ends with the platform's word that it was done, or with a person's
+            timers.arm(connection, alert.id, "auto_resolve", now_us + policy.auto_resolve_us)
+            return
         transition(
             connection, alert.id, "resolve", expected_version=None, actor=SYSTEM, now_us=now_us, policy=policy,
             outcome="cleared",
@@ -166,6 +173,7 @@ def _unmask(connection: apsw.Connection, alert: Alert, timer: Timer, now_us: int
 _FIRE: Final[Mapping[str, Callable[[apsw.Connection, Alert, Timer, int, Policy], None]]] = MappingProxyType(
     {
         "remind": _remind,
+        "remind_calmly": _remind,
         "progress": _progress,
         "close": _close,
         "auto_resolve": _auto_resolve,
@@ -177,5 +185,11 @@ _FIRE: Final[Mapping[str, Callable[[apsw.Connection, Alert, Timer, int, Policy],
         "family_hold": _family_hold,
         "unreachable": _unreachable,
         "unmask": _unmask,
+        "ticket": supervision.ticket,
+        "order_accept": supervision.accept_due,
+        "order_due": supervision.order_due,
+        "order_remind": supervision.remind,
+        "order_repeat": supervision.repeated,
+        "order_recheck": supervision.recheck,
     }
 )

@@ -13,7 +13,7 @@ import apsw
 import msgspec
 from msgspec import Struct, field
 
-from alerts import ladders, order_requests, outbox_rows, rows, suppression, timers
+from alerts import ladders, order_requests, outbox_rows, promises, rows, suppression, timers
 from alerts.changes import CHANGES, Request, clean_text
 from alerts.policy import SILENCE_KINDS, Policy, Steps
 from alerts.rows import Alert
@@ -62,6 +62,10 @@ def transition(
         raise ConflictError(f"{_where(before)}; you saw version {expected_version}")
     if before.handling not in move.sources:
         raise ConflictError(_refusal(before, action))
+    if action == "reopen":
+        newer = rows.find_open(connection, before.subject, before.kind, verified=before.verified)
+        if newer is not None:
+            raise ConflictError(f"{_where(newer)}: it is the same person's and newer; work on that one")
     if action in ("family_accept", "family_release"):
         detail = _family_detail(connection, before, action, actor, detail)
     request = Request(
@@ -121,6 +125,8 @@ def _settle(
         raise ConflictError(f"{_where(before)} was changed at the same time")
     if wants_order:
         order_requests.request(connection, after, steps.order, request.now_us, policy)
+        promises.begin(connection, after, steps.order, request.now_us, policy, action)
+        promises.ordered(connection, after, steps.order, request.now_us, policy)
     elif action in ("press", "reopen", "escalate") and after.order_number:
         _try_order_again(connection, after, request.now_us)
     if action == "reopen":
@@ -130,6 +136,7 @@ def _settle(
         order_requests.finish_superseded(connection, withdrawn, request.now_us)
         if withdrawn:
             evidence["superseded_dispatches"] = withdrawn
+    _follow_promise(connection, after, action, steps, request.now_us, policy)
     _set_timers(connection, after.id, steps, request.now_us)
     if masked is not None:
         evidence["suppressed"] = suppression.note(connection, after, masked, request.now_us)
@@ -150,6 +157,17 @@ def _settle(
     )
 
 
+def _follow_promise(
+    connection: apsw.Connection, after: Alert, action: str, steps: Steps, now_us: int, policy: Policy
+) -> None:
+    if after.handling not in OPEN:
+        promises.end(connection, after.id)
+    elif action == "reopen":
+        promises.resume(connection, after.id, now_us)
+    elif "ticket" in steps.hasten:
+        promises.begin(connection, after, "maintenance", now_us, policy, action)
+
+
 def _set_timers(connection: apsw.Connection, alert_id: str, steps: Steps, now_us: int) -> None:
     for kind, delay_us in steps.arm.items():
         timers.arm(connection, alert_id, kind, now_us + delay_us)
@@ -158,7 +176,7 @@ def _set_timers(connection: apsw.Connection, alert_id: str, steps: Steps, now_us
     timers.cancel(connection, alert_id, steps.cancel)
 
 
-_MAY_ORDER: Final = ("press", "reopen", "severity_up", "escalate", "unmask")
+_MAY_ORDER: Final = ("press", "reopen", "severity_up", "escalate", "unmask", "open_ticket", "redispatch")
 
 
 def _wants_order(connection: apsw.Connection, before: Alert | None, after: Alert, action: str, steps: Steps) -> bool:
@@ -244,7 +262,7 @@ def _is_known(connection: apsw.Connection, effect_id: str) -> bool:
 
 def _apply_raise(connection: apsw.Connection, effect: Raise, now_us: int, policy: Policy, applied: Applied) -> None:
     actor = Actor("rule", effect.rule_id)
-    subject = rows.subject_of(policy.site, effect.person_id, effect.device_id)
+    subject = rows.subject_for(policy.site, effect)
     detail: dict[str, Any] = {
         "effect_id": effect.effect_id,
         "seq": effect.seq,
@@ -342,7 +360,7 @@ def _lose_sight(connection: apsw.Connection, effect: Raise, now_us: int, policy:
 
 
 def _apply_clear(connection: apsw.Connection, effect: Clear, now_us: int, policy: Policy, applied: Applied) -> None:
-    subject = rows.subject_of(policy.site, effect.person_id, effect.device_id)
+    subject = rows.subject_for(policy.site, effect)
     alert = rows.find_open(connection, subject, effect.kind, verified=True) or rows.find_open(
         connection, subject, effect.kind, verified=False
     )

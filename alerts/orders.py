@@ -11,8 +11,9 @@ import apsw
 import structlog
 from msgspec import Struct
 
-from alerts import order_requests, rows
+from alerts import order_requests, rows, supervision
 from alerts.channel import Dispatch, Receipt
+from alerts.completeness import INCOMPLETE
 from alerts.lifecycle import apply_effects, transition
 from alerts.order_requests import OrderRequest
 from alerts.policy import Policy
@@ -29,15 +30,7 @@ STATUSES: Final = ("accepted", "dispatched", "arrived", "completed", "cancelled"
 
 FINISHED: Final = frozenset({"completed", "cancelled", "followed_up"})
 OUTBOX: Final = Actor("system", "outbox")
-_RANK: Final = {
-    "accepted": 1,
-    "dispatched": 2,
-    "arrived": 3,
-    "completed": 4,
-    "cancelled": 4,
-    "complained": 5,
-    "followed_up": 5,
-}
+_RANK: Final = supervision.STATUS_RANK
 _PROGRESS: Final = {"accepted": "dispatched", "dispatched": "dispatched", "arrived": "on_scene"}
 _MAX_TEXT: Final = 2000
 _log = structlog.get_logger(__name__)
@@ -88,6 +81,7 @@ def order_status(
     order_requests.set_status(connection, order, newest, now_us, finished=callback.status in FINISHED)
     if alert.handling not in UNCLOSED or order.number != alert.order_number:
         _audit_order(connection, order_id, callback, alert, actor, now_us)
+        supervision.heard(connection, alert, order, callback.status, callback.note, actor, now_us, policy)
         return alert
     alert = transition(
         connection, alert.id, "order_status", expected_version=None, actor=actor, now_us=now_us, policy=policy,
@@ -97,6 +91,8 @@ def order_status(
             "progress": _PROGRESS.get(callback.status) if newest == callback.status else None,
         },
     )  # fmt: skip
+    supervision.heard(connection, alert, order, callback.status, callback.note, actor, now_us, policy)
+    alert = rows.get(connection, alert.id)
     harmless = alert.severity >= Severity.P3 and not is_emergency(alert.kind, alert.severity)
     if callback.status == "completed" and alert.handling in OPEN and harmless:
         alert = transition(
@@ -201,6 +197,7 @@ class OrderHandler:
         status = str(receipt.detail.get("status", ""))[:40]
         order_requests.answered(connection, dispatch.alert_id, number, receipt.reference, status, now_us)
         alert = rows.get(connection, dispatch.alert_id)
+        supervision.settle(connection, alert, now_us, self._policy, ("refused", "incomplete"))
         if alert.handling not in UNCLOSED:
             audit.append(
                 connection, at_us=now_us, actor=OUTBOX, action="order_sent", subject=f"order/{receipt.reference}",
@@ -227,10 +224,13 @@ class OrderHandler:
                 policy=self._policy, note=reason[:_MAX_TEXT],
                 detail={"number": dispatch.payload["number"], "dispatch_id": dispatch.id},
             )  # fmt: skip
-        raise_technical(
-            connection, "order_refused", f"outbox/{dispatch.id}/{dispatch.attempt}/{now_us}", now_us, self._policy,
-            evidence={"dispatch_id": dispatch.id, "alert_id": dispatch.alert_id},
-        )  # fmt: skip
+        missing = reason.removeprefix(INCOMPLETE) if reason.startswith(INCOMPLETE) else ""
+        supervision.refused(connection, alert, missing, now_us, self._policy, note=reason[:_MAX_TEXT])
+        if not missing:
+            raise_technical(
+                connection, "order_refused", f"outbox/{dispatch.id}/{dispatch.attempt}/{now_us}", now_us,
+                self._policy, evidence={"dispatch_id": dispatch.id, "alert_id": dispatch.alert_id},
+            )  # fmt: skip
 
 
 class DestinationWatch:

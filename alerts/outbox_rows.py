@@ -184,6 +184,18 @@ def finish_superseded(connection: apsw.Connection, dispatch_id: int, reason: str
     )
 
 
+def attempts_of(connection: apsw.Connection, idempotency_key: str) -> int:
+    """How often this dispatch was tried; 0 when it is unknown."""
+    row = connection.execute("SELECT attempt FROM outbox WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def state_of(connection: apsw.Connection, idempotency_key: str) -> str:
+    """The state of this dispatch; ``done`` for one that was delivered and is no longer kept."""
+    row = connection.execute("SELECT state FROM outbox WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    return "done" if row is None else str(row[0])
+
+
 def has_unsent(connection: apsw.Connection, alert_id: str) -> bool:
     row = connection.execute(
         "SELECT 1 FROM outbox WHERE alert_id = ? AND state IN ('pending', 'sending', 'retry') LIMIT 1", (alert_id,)

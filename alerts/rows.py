@@ -10,10 +10,10 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from alerts.states import Condition, Handling
+from alerts.states import DEVICE_KINDS, SUPERVISION_KIND, Condition, Handling
 from gateway.clock import iso
 from gateway.errors import NotFoundError
-from gateway.model import Raise, Severity
+from gateway.model import Effect, Raise, Severity
 
 
 class Alert(Struct, frozen=True):
@@ -73,6 +73,15 @@ def subject_of(site: str, person_id: str, device_id: str) -> str:
     if person_id:
         return f"person/{person_id}"
     return f"device/{device_id}" if device_id else f"site/{site}"
+
+
+def subject_for(site: str, effect: Effect) -> str:
+    """Whom an effect is about: a fault is its device's, a supervision the supervised alert's, all else the person's."""
+    supervised = effect.evidence.get("alert_id") if effect.kind == SUPERVISION_KIND else None
+    if supervised:
+        return f"alert/{supervised}"
+    person_id = "" if effect.kind in DEVICE_KINDS and effect.device_id else effect.person_id
+    return subject_of(site, person_id, effect.device_id)
 
 
 def alert_of(row: tuple[Any, ...]) -> Alert:

@@ -95,7 +95,7 @@ class AlertService:
     async def run(self) -> None:
         """Until cancelled. Raises StorageBrokenError."""
         self._anchor()
-        await self._maintain()
+        await self._guarded(self._maintain)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write_effects())
             group.create_task(self._fire_timers())

@@ -55,6 +55,14 @@ OUTCOMES: Final = frozenset(
 )
 """How an alert ended. ``cleared``: the condition went by itself and stayed away; never for an emergency."""
 
+DEVICE_KINDS: Final = frozenset(
+    {"device_fault", "tamper", "low_battery", "power_lost", "device_silent", "connection_lost"}
+)
+"""Faults of a device: one open alert of each device and kind, whoever wears it. Everything else is of the person."""
+
+SUPERVISION_KIND: Final = "order_supervision"
+"""The alert that asks a supervisor to look after an order (督办): one open alert of each supervised alert."""
+
 MACHINE: Final = frozenset({"rule", "device", "system", "platform"})
 HANDLERS: Final = frozenset({"admin", "supervisor", "operator"})
 """Roles of people who may end an emergency. Family, installers and programs are not among them."""
@@ -112,12 +120,19 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
         "ladder_step": Move(_RAISED, None, machines=_SYSTEM, versioned=False),
         "accept_late": Move(_RAISED, None, machines=_SYSTEM, versioned=False),
         "unmask": Move(OPEN, None, machines=_SYSTEM, versioned=False),
+        "open_ticket": Move(OPEN, None, machines=_SYSTEM),
         "end_test": Move(_RAISED, Handling.RESOLVED, machines=_SYSTEM),
         # what became of the order
         "order_sent": Move(UNCLOSED, None, machines=_ORDERS),
         "order_failed": Move(UNCLOSED, None, machines=_ORDERS),
         "order_status": Move(UNCLOSED, None, machines=_ORDERS),
         "order_code_refused": Move(UNCLOSED, None, machines=_ORDERS, versioned=False),
+        # what is done about the order
+        "redispatch": Move(OPEN, None, roles=_BACKEND),
+        "order_reminded": Move(UNCLOSED, None, machines=_SYSTEM, versioned=False),
+        "order_supervise_requested": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS, versioned=False),
+        "order_complained": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS, versioned=False),
+        "order_followed_up": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS, versioned=False),
     }
 )
 """Every action on an existing alert. Raising is not here: it makes the row."""

@@ -14,7 +14,7 @@ from alerts.channel import Channel
 from alerts.channels.order_api import OrderApi
 from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
-from alerts.policy import Policy
+from alerts.policy import PROMISES, Policy, Promise
 from gateway.clock import Clock
 from gateway.model import Actor, Clear, Position, Raise, Severity
 from gateway.storage.database import FILE_NAME, open_database
@@ -28,6 +28,10 @@ FAMILY = Actor("operator", "F-1", role="family")
 RULE = Actor("rule", "signal.sos")
 SYSTEM = Actor("system", "timer")
 PLATFORM = Actor("platform", "platform", role="backend")
+
+
+UNSUPERVISED = Policy(promises={category: Promise(10**15, 10**15, "arrived") for category in PROMISES})
+"""For tests that count timers: nobody waits for orders."""
 
 
 def committed(connection: apsw.Connection, fn: Callable[[apsw.Connection], T]) -> T:

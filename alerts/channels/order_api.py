@@ -10,7 +10,7 @@ import apsw
 import httpx2
 import msgspec
 
-from alerts import order_requests, rows
+from alerts import completeness, order_requests, promises, rows
 from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
 from alerts.order_requests import OrderRequest
 from alerts.rows import Alert
@@ -40,6 +40,11 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "bed_exit": ("离床报警", "left the bed"),
     "device_fault": ("设备故障", "device fault"),
     "tamper": ("设备被拆动", "device tampered with"),
+    "low_battery": ("设备电量低", "low battery"),
+    "power_lost": ("设备断电", "device without power"),
+    "device_silent": ("设备失联", "device is silent"),
+    "connection_lost": ("设备断线", "device lost its connection"),
+    "consultation": ("咨询", "consultation"),
 }
 
 
@@ -88,6 +93,9 @@ class OrderApi:
             if found is not None:
                 return found
         body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
+        held = completeness.check(body["category"], body).held
+        if held:
+            raise DeliveryRefusedError(f"{completeness.INCOMPLETE}{', '.join(held)}")
         headers["Idempotency-Key"] = f'"{dispatch.idempotency_key}"'  # a structured-field string, with its quotes
         headers["Content-Type"] = "application/json"
         status, answer, retry_after_s = await self._ask("POST", "/orders", headers, content=msgspec.json.encode(body))
@@ -175,10 +183,12 @@ def order_body(connection: apsw.Connection, alert_id: str, number: int, details:
     person = details.person(connection, alert.person_id) if alert.person_id else None
     device = details.device(connection, alert.device_id) if alert.device_id else None
     title, description = _words(alert, order, person_known=person is not None)
-    return {
+    promise = promises.get(connection, alert_id)
+    body: dict[str, Any] = {
         "external_ref": alert.id,
         "service_code": order.service_code,
         "category": order.category,
+        "intent": completeness.intent_of(alert.kind, order.category),
         "priority": order.priority,
         "kind": alert.kind,
         "title": title,
@@ -194,8 +204,11 @@ def order_body(connection: apsw.Connection, alert_id: str, number: int, details:
         "preferred_organization": (person or {}).get("preferred_organization"),
         "occurred_at": iso(alert.occurred_at_us),
         "raised_at": iso(alert.raised_at_us),
+        "due_at": None if promise is None else iso(promise.due_at_us),
         "readings": msgspec.json.decode(order.readings),
     }
+    body["completeness"] = completeness.check(order.category, body).view()
+    return body
 
 
 def _words(alert: Alert, order: OrderRequest, *, person_known: bool) -> tuple[str, str]:
@@ -210,6 +223,9 @@ def _words(alert: Alert, order: OrderRequest, *, person_known: bool) -> tuple[st
         if applies:
             chinese_notes.append(in_chinese)
             english_notes.append(in_english)
+    text = alert.evidence.get("text") or alert.evidence.get("note")
+    if isinstance(text, str) and text:
+        chinese_notes.append(text[:1000])
     level = f"P{order.priority}"
     return (
         f"{chinese} {english}",

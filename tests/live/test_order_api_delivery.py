@@ -112,7 +112,7 @@ def test_a_refused_order_is_a_dead_letter_that_a_person_may_retry(store: FileSto
                 assert platform.orders_for(alert_id) == []
                 (dead,) = await desk.outbox(state="dead")
                 kinds = {alert["kind"] for alert in await desk.alerts(open_only=True)}
-                assert kinds == {"sos", "order_refused"}
+                assert kinds == {"sos", "order_refused", "order_supervision"}
                 await desk.outbox_act(dead["id"], "retry", actor=OPERATOR, reason="corrected")
                 await until(lambda: states(store)["done"] == 1)
                 with pytest.raises(ConflictError):

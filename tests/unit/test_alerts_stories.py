@@ -25,9 +25,19 @@ from gateway import audit
 from gateway.clock import US_PER_S, VirtualClock, to_us
 from gateway.errors import ConflictError, NotFoundError, StorageBrokenError, StorageError, UsageError
 from gateway.model import Actor, Effect, Position, Severity
-from tests.alerts_support import FAMILY, OPERATOR, OTHER, PLATFORM, FileStore, cancelled, committed, sos
+from tests.alerts_support import (
+    FAMILY,
+    OPERATOR,
+    OTHER,
+    PLATFORM,
+    UNSUPERVISED,
+    FileStore,
+    cancelled,
+    committed,
+    sos,
+)
 
-POLICY = Policy()
+POLICY = UNSUPERVISED
 START = datetime(2026, 11, 22, 22, 4, tzinfo=UTC)
 
 
