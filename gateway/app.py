@@ -83,6 +83,7 @@ class Gateway:
         first_key = await self._recover(parts)
         for endpoint in parts.mqtt.values():
             await endpoint.start()
+        await parts.terminals.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -157,6 +158,7 @@ class Gateway:
 
     async def _doors(self, parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(parts.terminals.run())
             for name, endpoint in parts.mqtt.items():
                 group.create_task(keep_running(name, endpoint.run))
             group.create_task(keep_running("commands", parts.commands.run))
@@ -179,6 +181,7 @@ class Gateway:
     async def _announce(self, parts: Parts, first_key: str | None) -> None:
         for name, endpoint in parts.mqtt.items():
             self._say(f"{name:<8} {endpoint.address}")
+        parts.terminals.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):
                 await parts.api.started.wait()

@@ -47,6 +47,7 @@ from gateway.storage.feed import JournalFeed
 from gateway.storage.history.process import HistoryProcess
 from gateway.storage.history.queries import PostgresHistory
 from gateway.storage.writer import JournalWriter
+from gateway.terminals import Terminals
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
 from protocols.transports.mqtt_endpoint.limits import Limits as MqttLimits
@@ -224,12 +225,16 @@ class Parts:
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
+        self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
+        if self.terminals.locator is not None:
+            self.ingest.listen(self.terminals.locator)
         self.lag, self.load = LoopLag(clock), HostLoad(clock)
         self.health = Health(store=self.writer, clock=clock)
         self.ingest.listen(lambda committed: self.health.committed(committed))  # noqa: PLW0108 - names differ
         for part in (self.lag, self.load, self.postgres, self.history):
             if part is not None:
                 self.health.add(part)
+        self.health.add(self.terminals)
         if self.ways.modem is not None:
             self.health.add(ModemHealth(self.ways.modem))
         self.metrics = Metrics(metadata.version("carebell"))

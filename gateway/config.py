@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config_notify import NotifySection
@@ -34,6 +34,26 @@ class HttpSection(Section):
     """API, ingest, /healthz, /readyz, /metrics."""
 
     listen: ListenAddress = "127.0.0.1:8080"
+
+
+class TrackersSection(Section):
+    """Listeners for terminals over TCP and UDP, one key for each codec (``gt06 = "0.0.0.0:5023"``)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, ListenAddress]
+
+    host: str = "127.0.0.1"
+    max_connections: int = Field(20_000, ge=1, le=1_000_000)
+    max_unknown_per_address: int = Field(200, ge=1)
+    idle_s: float = Field(3600.0, ge=1, le=86_400)
+    resolver_file: str = ""
+    resolver_url: HttpUrl = ""
+    resolver_timeout_s: float = Field(5.0, gt=0, le=60)
+
+    @property
+    def listen(self) -> dict[str, str]:
+        """The addresses that somebody wrote down, by codec; which codecs there are, the registry knows."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 class JournalSection(Section):
@@ -88,7 +108,7 @@ class Settings(BaseSettings):
     notify: NotifySection = NotifySection()
     calls: CallsSection = CallsSection()
     coap: dict[str, Any] = {}
-    trackers: dict[str, Any] = {}
+    trackers: TrackersSection = TrackersSection()
     broker: list[dict[str, Any]] = []
     serial: list[dict[str, Any]] = []
     ble: dict[str, Any] = {}
@@ -111,7 +131,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("coap", "trackers", "broker", "serial", "ble", "redis")
+LATER_SECTIONS = ("coap", "broker", "serial", "ble", "redis")
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 
@@ -148,7 +168,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         raise ConfigError(f"environment: {error}") from error
     folders = ("data_dir", "profiles_dir", "rules_dir", "policies_dir", "templates_dir")
     resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
-    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api", "notify")}
+    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api", "notify", "trackers")}
     return settings.model_copy(update=resolved)
 
 

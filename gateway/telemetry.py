@@ -44,6 +44,12 @@ def export(parts: Parts) -> None:
         metrics.gauge(f"carebell_{name}", "State of the MQTT endpoint.", _without(endpoint.counters, "_total"), "what")
     metrics.counter("carebell_commands_total", "Steps of commands to devices.", lambda: parts.commands.totals, "what")
     metrics.gauge("carebell_commands_open", "Commands that are not over.", parts.commands.counts, "state")
+    terminals = parts.terminals
+    metrics.counter("carebell_tracker_frames_total", "Frames of terminals.", terminals.frames, "listener")
+    metrics.counter("carebell_trackers_total", "What the listeners for terminals did.",
+                    _only(terminals.counters, "_total"), "what")  # fmt: skip
+    metrics.gauge("carebell_trackers", "State of the listeners for terminals.",
+                  _without(terminals.counters, "_total"), "what")  # fmt: skip
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

@@ -73,6 +73,7 @@ class Daemon:
             "CAREBELL_MQTT__LISTEN": f"127.0.0.1:{self.mqtt_port}",
             "CAREBELL_HTTP__LISTEN": f"127.0.0.1:{self.http_port}",
             "CAREBELL_HISTORY__DSN": history,
+            "CAREBELL_TRACKERS__HOST": "",  # only the listeners that a test asks for
             **environment,
         }
         self.process: subprocess.Popen[str] | None = None

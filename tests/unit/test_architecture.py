@@ -15,7 +15,8 @@ KERNEL = frozenset(
     f"gateway.{name}"
     for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
-ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry")
+ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
+        "gateway.terminals")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 

@@ -161,16 +161,16 @@ def test_sections_of_later_versions_are_read_and_told(tmp_path: Path) -> None:
     quiet = load(
         tmp_path,
         '[coap]\nlisten = ""\n[redis]\nurl = ""\n[ble]\nadapter = ""\n'
-        '[notify.twilio]\naccount_sid = ""\n[trackers]\nwatch = ""\n',
+        '[notify.twilio]\naccount_sid = ""\n',
     )
     assert quiet.not_in_this_version() == [], "what is switched off asks for nothing"
     loud = load(
         tmp_path,
-        '[redis]\nurl = "redis://x"\n[trackers]\nwatch = "127.0.0.1:5093"\n'
+        '[redis]\nurl = "redis://x"\n'
         '[[broker]]\nurl = "mqtt://x"\n[notify.twilio]\naccount_sid = "AC"\n',
     )
     assert set(loud.not_in_this_version()) <= set(LATER_SECTIONS)
-    assert set(loud.not_in_this_version()) == {"redis", "trackers", "broker", "notify"} & set(LATER_SECTIONS)
+    assert set(loud.not_in_this_version()) == {"redis", "broker", "notify"} & set(LATER_SECTIONS)
 
 
 def test_secrets_come_from_files_and_are_never_in_a_message(tmp_path: Path) -> None:
