@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import apsw
 
@@ -121,6 +121,23 @@ class Desk:
             raise ConflictError(taken.reason)
         self._wake()
         return taken
+
+    async def suppressions(self) -> list[dict[str, Any]]:
+        return await self._store.read(lambda c: suppression.in_force(c, self._clock.now_us()))
+
+    async def suppress(
+        self, kind: Literal["test", "maintenance"], subject: str, until_us: int, *, actor: Actor, reason: str
+    ) -> dict[str, Any]:
+        now_us = self._clock.now_us()
+
+        def begin(connection: apsw.Connection) -> dict[str, Any]:
+            number = suppression.start(connection, kind, subject, until_us, actor=actor, reason=reason, now_us=now_us)
+            return next(each for each in suppression.in_force(connection, now_us) if each["id"] == number)
+
+        return await self._store.write(begin)
+
+    async def end_suppression(self, number: int, *, actor: Actor) -> None:
+        await self._store.write(lambda c: suppression.stop(c, number, actor=actor, now_us=self._clock.now_us()))
 
     async def outbox(self, *, state: str = "", limit: int = 100) -> list[dict[str, Any]]:
         return await self._store.read(lambda c: outbox_rows.list_outbox(c, state=state, limit=limit))

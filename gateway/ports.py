@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import apsw
 
@@ -181,7 +181,7 @@ class AlertDesk(Protocol):
         note: str = "",
         detail: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """``accept``, ``progress``, ``release``, ``resolve``, ``note`` or ``escalate``; returns the alert as it is now.
+        """One of alerts.states.DESK_ACTIONS (``accept``, ``resolve``, ...); returns the alert as it is now.
 
         Raises NotFoundError, UsageError (unknown action, outcome, ...) and ConflictError, whose text names the owner,
         when ``version`` is not the alert's or its state does not allow the action.
@@ -190,6 +190,20 @@ class AlertDesk(Protocol):
 
     async def order_status(self, order_id: str, status: Mapping[str, Any], *, actor: Actor) -> dict[str, Any]:
         """The platform's callback (contracts, section 5). Raises NotFoundError, UsageError, ConflictError."""
+        ...
+
+    async def suppressions(self) -> list[dict[str, Any]]:
+        """Test modes and maintenance in force: ``id, kind, subject, until, actor, reason``."""
+        ...
+
+    async def suppress(
+        self, kind: Literal["test", "maintenance"], subject: str, until_us: int, *, actor: Actor, reason: str
+    ) -> dict[str, Any]:
+        """Begin one, of ``device/<id>``, ``person/<id>`` or ``site/<site>``. Raises UsageError."""
+        ...
+
+    async def end_suppression(self, number: int, *, actor: Actor) -> None:
+        """End one before its time. Raises NotFoundError."""
         ...
 
     async def outbox(self, *, state: str = "", limit: int = 100) -> list[dict[str, Any]]: ...

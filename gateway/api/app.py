@@ -26,6 +26,7 @@ from gateway.api.routes import (
     persons,
     places,
     profiles,
+    suppressions,
     system,
 )
 from gateway.api.services import Services
@@ -67,7 +68,7 @@ def build_app(services: Services) -> App:
     problems.install(api)
     api.include_router(system.router)
     api.include_router(callbacks.router)
-    routers = [module.router for module in _MODULES] + [system.api_router]
+    routers = [module.router for module in (*_MODULES, suppressions)] + [system.api_router]
     for router in routers:
         api.include_router(router, prefix="/api/v1", responses=problems.documented(401, 403, 503))
     openapi.complete(api)

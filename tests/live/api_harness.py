@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import apsw
 import httpx2
@@ -16,7 +16,7 @@ from device_profiles.loader import load_profiles
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
-from gateway.clock import SystemClock, VirtualClock
+from gateway.clock import SystemClock, VirtualClock, iso
 from gateway.commands.desk import CommandDesk
 from gateway.downlink import ProfileCommands
 from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
@@ -84,6 +84,7 @@ class FakeDesk:
         }  # fmt: skip
         self.acted: list[tuple[str, str, Actor]] = []
         self.statuses: list[tuple[str, Mapping[str, Any], Actor]] = []
+        self.suppressed: list[dict[str, Any]] = []
         self.explode = False
 
     async def alerts(
@@ -126,6 +127,26 @@ class FakeDesk:
             raise ConflictError("service_code: this is not the code of the order")
         self.statuses.append((order_id, status, actor))
         return {"order_id": order_id, **status}
+
+    async def suppressions(self) -> list[dict[str, Any]]:
+        return self.suppressed
+
+    async def suppress(
+        self, kind: Literal["test", "maintenance"], subject: str, until_us: int, *, actor: Actor, reason: str
+    ) -> dict[str, Any]:
+        if kind == "test" and subject.startswith("site/"):
+            raise UsageError("test is for device/<id> or person/<id>")
+        begun = {
+            "id": len(self.suppressed) + 1, "kind": kind, "subject": subject, "until": iso(until_us),
+            "actor": actor.id, "reason": reason,
+        }  # fmt: skip
+        self.suppressed.append(begun)
+        return begun
+
+    async def end_suppression(self, number: int, *, actor: Actor) -> None:
+        if not any(each["id"] == number for each in self.suppressed):
+            raise NotFoundError(f"there is no test mode or maintenance {number} in force")
+        self.suppressed = [each for each in self.suppressed if each["id"] != number]
 
     async def outbox(self, *, state: str = "", limit: int = 100) -> list[dict[str, Any]]:
         return [{"id": 1, "state": "dead"}][:limit]

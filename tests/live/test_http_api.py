@@ -177,6 +177,11 @@ def test_roles_may_what_the_table_says(tmp_path: Path, role: str) -> None:
         "observations.read": ("GET", "/api/v1/persons/P-1/latest"),
         "alerts.read": ("GET", "/api/v1/alerts"),
         "alerts.act": ("POST", "/api/v1/alerts/a-3/accept"),
+        "alerts.present": ("POST", "/api/v1/alerts/a-3/presented"),
+        "alerts.family": ("POST", "/api/v1/alerts/a-3/family_accept"),
+        "alerts.note": ("POST", "/api/v1/alerts/a-3/note"),
+        "suppressions.read": ("GET", "/api/v1/suppressions"),
+        "suppressions.write": ("POST", "/api/v1/suppressions"),
         "orders.read": ("GET", "/api/v1/orders"),
         "orders.callback": ("POST", "/api/v1/orders/O-1/status"),
         "outbox.read": ("GET", "/api/v1/outbox"),
@@ -189,10 +194,27 @@ def test_roles_may_what_the_table_says(tmp_path: Path, role: str) -> None:
     assert requests.keys() | {"events.read"} == MAY.keys()
     never = {
         "installer": {"persons.read", "contacts.read", "observations.read", "alerts.read", "audit.read", "keys.write"},
-        "family": {"persons.write", "devices.read", "alerts.act", "audit.read", "outbox.read", "keys.write"},
+        "family": {
+            "persons.write",
+            "devices.read",
+            "alerts.act",
+            "alerts.present",
+            "suppressions.write",
+            "audit.read",
+            "outbox.read",
+            "keys.write",
+        },
         "auditor": {"persons.read", "observations.read", "alerts.act", "devices.write", "keys.write"},
         "backend": {"persons.write", "alerts.act", "devices.write", "audit.read", "keys.write", "calls.read"},
-        "operator": {"persons.write", "devices.write", "audit.read", "keys.write", "outbox.act"},
+        "operator": {
+            "persons.write",
+            "devices.write",
+            "alerts.family",
+            "suppressions.write",
+            "audit.read",
+            "keys.write",
+            "outbox.act",
+        },
         "supervisor": {"devices.write", "audit.read", "keys.write"},
         "admin": set[str](),
     }[role]
@@ -294,6 +316,7 @@ def test_a_lost_race_for_an_alert_names_the_owner(tmp_path: Path) -> None:
             assert_problem(await one.post("/api/v1/alerts/a-9/accept", json={"version": 1}), 404)
             assert_problem(await one.post("/api/v1/alerts/a-3/resolve", json={"version": 2, "outcome": "?"}), 422)
             assert (await one.post("/api/v1/alerts/a-3/note", json={"note": "called back"})).status_code == 200
+            assert (await one.post("/api/v1/alerts/a-3/presented", json={})).status_code == 200
 
     run(main())
 
@@ -432,3 +455,25 @@ def test_logs_hold_no_personal_data(tmp_path: Path, capfd: pytest.CaptureFixture
         assert secret not in logged
     lines = [json.loads(line) for line in logged.splitlines()]
     assert any(line.get("error") == "RuntimeError" for line in lines)
+
+
+def test_a_test_mode_is_for_what_is_there_and_ends(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with site(tmp_path) as it, it.as_role("admin") as admin, it.as_role("installer") as installer:
+            await add_persons(admin, "P-1")
+            body = {"kind": "test", "subject": "person/P-1", "minutes": 10, "reason": "installation"}
+            begun = await installer.post("/api/v1/suppressions", json=body)
+            assert begun.status_code == 201
+            assert begun.json().items() >= {"kind": "test", "subject": "person/P-1", "reason": "installation"}.items()
+            assert [each["id"] for each in (await admin.get("/api/v1/suppressions")).json()] == [begun.json()["id"]]
+            for wrong, status in (
+                ({"subject": "person/P-9"}, 404), ({"subject": "device/D-9"}, 404), ({"subject": "room/1"}, 422),
+                ({"subject": "site/default"}, 422), ({"minutes": 0}, 422), ({"reason": ""}, 422),
+                ({"kind": "maintenance"}, 403),
+            ):  # fmt: skip
+                assert_problem(await installer.post("/api/v1/suppressions", json=body | wrong), status)
+            assert (await installer.post(f"/api/v1/suppressions/{begun.json()['id']}/end")).status_code == 204
+            assert (await admin.get("/api/v1/suppressions")).json() == []
+            assert_problem(await installer.post("/api/v1/suppressions/9/end"), 404)
+
+    run(main())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from gateway.api.answers import Id, Limit, LongText, ShortText, answer, page
-from gateway.api.auth import actor_of, may, sees, services_of, visible_persons
+from gateway.api.auth import actor_of, authenticated, may, sees, services_of, visible_persons
 from gateway.api.problems import AlertConflictError, documented, refuse
 from gateway.api.services import Services
 from gateway.errors import ConflictError, NotFoundError
@@ -27,6 +29,25 @@ class Action(StrEnum):
     resolve = "resolve"
     note = "note"
     escalate = "escalate"
+    assign = "assign"
+    lower_severity = "lower"
+    reopen = "reopen"
+    presented = "presented"
+    family_accept = "family_accept"
+    family_release = "family_release"
+
+
+UNVERSIONED: Final = frozenset({Action.note, Action.presented, Action.family_release})
+"""What changes nothing about the alert itself."""
+PERMISSION: Final[Mapping[Action, str]] = MappingProxyType(
+    {
+        Action.note: "alerts.note",
+        Action.presented: "alerts.present",
+        Action.family_accept: "alerts.family",
+        Action.family_release: "alerts.family",
+    }
+)
+"""What other actions than those of operators (``alerts.act``) need."""
 
 
 class AlertView(BaseModel):
@@ -52,10 +73,14 @@ class ActionBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: int | None = Field(None, ge=0, le=2**53, description="of the alert as it was seen; only a note needs none")
+    version: int | None = Field(
+        None, ge=0, le=2**53, description="as it was seen; note, presented and family_release need none"
+    )
     outcome: ShortText = Field("", description="with resolve: how it ended")
     note: LongText = ""
-    detail: dict[str, Any] | None = None
+    detail: dict[str, Any] | None = Field(
+        None, description="progress: `progress`; assign: `owner`; escalate, lower: `severity`"
+    )
 
 
 @router.get("", response_model=None, responses={200: {"model": list[AlertView]}})
@@ -94,10 +119,14 @@ async def act(
     alert_id: AlertId,
     action: Action,
     body: ActionBody,
-    principal: Annotated[ApiKey, Depends(may("alerts.act"))],
+    principal: Annotated[ApiKey, Depends(authenticated)],
 ) -> Response:
-    """Do something with an alert. Of two who do it at one time with one version, one gets 409 with the owner."""
-    if body.version is None and action is not Action.note:
+    """Do something with an alert. Of two who do it at one time with one version, one gets 409 with the owner.
+
+    ``presented`` is for consoles: a person saw it. ``family_accept`` and ``family_release`` are for keys of family.
+    """
+    await may(PERMISSION.get(action, "alerts.act"))(principal)
+    if body.version is None and action not in UNVERSIONED:
         raise refuse(422, f"body.version: {action} needs the version of the alert that was seen")
     services = services_of(request)
     await _visible(services, principal, alert_id)
