@@ -226,6 +226,7 @@ class Parts:
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
+        self.commands.attach("trackers", self.terminals)
         if self.terminals.locator is not None:
             self.ingest.listen(self.terminals.locator)
         self.lag, self.load = LoopLag(clock), HostLoad(clock)

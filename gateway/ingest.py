@@ -248,7 +248,7 @@ class JournalIngest:
             frame.source,
             payload,
             binding.device_id if binding is not None else "",
-            frame.device_key or claimed,
+            claimed or frame.device_key,
             binding.person_id if binding is not None else "",
             binding.profile if binding is not None else "",
             verified,

@@ -108,7 +108,7 @@ class Terminals:
             both = " tcp+udp" if f"{name}/udp" in self.listeners else ""
             say(f"{name:<8} {listener.address}{both}")
         for error in self._absent.values():
-            say(f"NOTE     {error}; set [trackers] to other ports or to \"\"")
+            say(f'NOTE     {error}; set [trackers] to other ports or to ""')
 
     async def send(self, device_id: str, payload: bytes) -> bool:
         """``ports.Downlink``: on whichever listener the device is connected to."""

@@ -1,6 +1,7 @@
 """Places from what a terminal hears of the mobile network and of Wi-Fi: an offline table, or a service. Off by default.
 
-Nothing waits for it: a record is committed, judged and acknowledged first; the place comes behind as a record of its own.
+Nothing waits for it: a record is committed, judged and acknowledged first; its place comes behind, as a record of its
+own.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class CsvResolver:
         return cls(spots)
 
     async def locate(self, network: Sequence[Mapping[str, Any]]) -> Position | None:
-        """The most exact spot of all that is seen: access points are heard over tens of metres, cells over kilometres."""
+        """The most exact spot of all that is seen: access points reach tens of metres, cells kilometres."""
         found: tuple[Spot, str] | None = None
         for seen in network:
             key, source = _key(seen)
@@ -100,7 +101,7 @@ class HttpResolver:
         import httpx2  # noqa: PLC0415 - start-up time counts, and most sites need no such service
 
         self._url = url
-        self._errors: tuple[type[Exception], ...] = (httpx2.HTTPError,)
+        self._errors: tuple[type[Exception], ...] = (httpx2.HTTPError, DecodeError, UnicodeDecodeError)
         self._client = httpx2.AsyncClient(timeout=timeout_s)
         self._failing = False
 
@@ -111,7 +112,7 @@ class HttpResolver:
         try:
             response = await self._client.post(self._url, json=body)
             answer = decode(response.content[:MAX_ANSWER_BYTES]) if response.status_code == 200 else None
-        except (*self._errors, DecodeError, UnicodeDecodeError) as error:
+        except self._errors as error:
             self._tell(failing=True, reason=type(error).__name__)
             return None
         if answer is None:

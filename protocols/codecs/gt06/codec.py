@@ -13,6 +13,7 @@ from gateway.clock import from_us
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.bits import bcd_digits, crc16_x25
+from protocols.codecs.gt06.commands import COMMANDS
 from protocols.codecs.gt06.messages import MESSAGES, Message
 from protocols.codecs.terminal import Draft, conversation
 from protocols.framing import Framer, first_of
@@ -30,6 +31,7 @@ class Gt06Codec:
     default_port = 5023
     text = False
     datagrams = False
+    commands = COMMANDS
 
     def __init__(self, *, lenient: bool = False) -> None:
         self._lenient = lenient
@@ -143,13 +145,6 @@ def _address_answer(serial: bytes) -> bytes:
 
 def _framed(header: bytes, body: bytes) -> bytes:
     return header + body + crc16_x25(body).to_bytes(2, "big") + b"\r\n"
-
-
-def command(text: str, serial: int, *, flag: int = 0) -> bytes:
-    """A frame of type 80 that carries a command text to the terminal; ``flag`` comes back with its answer."""
-    content = text.encode("ascii", "replace")
-    body = b"\x80" + bytes([len(content) + 4]) + flag.to_bytes(4, "big") + content + serial.to_bytes(2, "big")
-    return _framed(b"xx", bytes([len(body) + 2]) + body)
 
 
 # ---- framing ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Any, Final
 from gateway.errors import ParseError
 from gateway.model import Frame
 from protocols.bits import Cursor, bcd_time_us, binary_time_us
+from protocols.codecs.gt06.commands import reply_of
 from protocols.codecs.gt06.meanings import ALARM_CODES, EVENT_CODES, STATUS_ALARMS, battery_percent
-from protocols.codecs.terminal import KMH_M_PER_S, Draft
+from protocols.codecs.terminal import KMH_M_PER_S, Draft, clean_text
 
 DEGREE: Final = 1_800_000
 RECENT_US: Final = 900_000_000
@@ -428,18 +429,19 @@ def _command_answer(message: Message, draft: Draft) -> None:
     """15, 25: the text that a command is answered with; the server's flag comes back. 21: the same, extended."""
     cursor = Cursor(message.data)
     if message.extended:
-        draft.keep("flag", cursor.u32())
-        encoding = cursor.u8()
-        text = cursor.rest()
-        draft.keep("result", text.decode("ascii" if encoding == 1 else "utf-16-be", "replace"))
-        return
-    if message.kind == 0x25 and cursor.peek() >= 5 and _is_time(message.data):
+        flag, encoding = cursor.u32(), cursor.u8()
+        text = cursor.rest().decode("ascii" if encoding == 1 else "utf-16-be", "replace")
+    elif message.kind == 0x25 and cursor.peek() >= 5 and _is_time(message.data):
         _position(message, draft)
         return
-    length = cursor.u8()
-    draft.keep("flag", cursor.u32())
-    body = message.data[cursor.at :]
-    _text(draft, body[: length - 4] if 4 < length <= len(body) + 4 else body, "result")
+    else:
+        length, flag = cursor.u8(), cursor.u32()
+        body = message.data[cursor.at :]
+        body = body[: length - 4] if 4 < length <= len(body) + 4 else body
+        text = body.rstrip(b"\0").decode("ascii", "replace")
+    draft.keep("flag", flag)
+    draft.keep("result", text)
+    draft.keep("command_reply", reply_of(flag, clean_text(text)))
 
 
 def _information(message: Message, draft: Draft) -> None:
