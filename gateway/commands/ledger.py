@@ -190,8 +190,10 @@ def take_reply(
 ) -> Command | None:
     """Give a device's answer to the command that it answers: the one of that id, else the oldest one of that name
     that is in flight, else the only one in flight when the answer names none. None when there is no such command.
+
+    ``seq`` is the record's number: what was said before a command was given does not answer it.
     """
-    in_flight = [one for one in _of_device(connection, device_id) if one.state in IN_FLIGHT]
+    in_flight = [one for one in _of_device(connection, device_id) if one.state in IN_FLIGHT and one.first_seq < seq]
     found = _by_id(connection, device_id, named)
     if found is None:
         same = [one for one in in_flight if named in ("", one.name)]

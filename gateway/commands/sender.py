@@ -107,6 +107,12 @@ class Sender:
         """Something was asked for: look now."""
         self._wake.set()
 
+    def contact(self, device_id: str) -> None:
+        """A device has begun to listen: look now."""
+        self._absent.pop(device_id, None)
+        if device_id in self._waiting:
+            self._wake.set()
+
     def observe(self, committed: Committed) -> None:
         """Take answers, and notice which devices are in contact."""
         waiting = self._waiting
@@ -231,9 +237,12 @@ class Sender:
             now_us = self._clock.now_us()
 
             def write(connection: apsw.Connection) -> list[Command | None]:
+                known = ledger.reached(connection)  # an answer without an id must not be given to a second command
+                ledger.set_reached(connection, answers[-1].seq)
                 return [
                     ledger.take_reply(connection, one.device_id, one.named, one.event, now_us=now_us, seq=one.seq)
                     for one in answers
+                    if one.seq > known
                 ]
 
             taken = await self._store.write(write)
