@@ -113,6 +113,12 @@ class Sender:
         if device_id in self._waiting:
             self._wake.set()
 
+    def contact(self, device_id: str) -> None:
+        """The device can be reached now, by one of the downlinks."""
+        self._absent.pop(device_id, None)
+        if device_id in self._waiting:
+            self._wake.set()
+
     def observe(self, committed: Committed) -> None:
         """Take answers, and notice which devices are in contact."""
         waiting = self._waiting
