@@ -109,11 +109,14 @@ class Ways:
     """The configured providers. Made before the loop serves: reading in an SDK takes 0.3 s.
 
     Raises ConfigError for what cannot work as it is configured. Libraries are read in for what is configured alone.
+    Without ``intake`` and ``incoming`` (``carebell check``) nothing that comes in is taken.
     """
 
-    def __init__(self, notify: NotifySection, clock: Clock, intake: Intake, incoming: Incoming) -> None:
+    def __init__(
+        self, notify: NotifySection, clock: Clock, intake: Intake | None = None, incoming: Incoming | None = None
+    ) -> None:
         self._clock = clock
-        self._intake = intake
+        self._told = _nobody if intake is None else intake.told
         self.providers: list[Provider] = []
         self.order: dict[Medium, tuple[str, ...]] = {medium: getattr(notify.order, medium) for medium in MEDIA}
         self.link = _link(notify.alert_url)
@@ -130,6 +133,10 @@ class Ways:
         if notify.email.host:
             self.providers.append(self._email(notify))
 
+    def media(self) -> frozenset[Medium]:
+        """By which media somebody can be reached."""
+        return frozenset(medium for each in self.providers if each.ready() for medium in each.media)
+
     # ---- callbacks (gateway.api.services.Callbacks) ------------------------------------------------------------------
 
     async def take_twilio(self, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Answered:
@@ -138,7 +145,7 @@ class Ways:
             raise NotFoundError("no such callback")
         status, content_type, answer, told = self.twilio.callbacks.handle(path, query, headers, body)
         if told is not None:
-            await self._intake.told(told)
+            await self._told(told)
         return status, content_type, answer
 
     async def take_aliyun(self, path: str, body: bytes) -> Answered:
@@ -146,7 +153,7 @@ class Ways:
         if self.aliyun is None:
             raise NotFoundError("no such callback")
         status, content_type, answer, told = self.aliyun.handle(path, body)
-        await self._intake.told(*told)
+        await self._told(*told)
         return status, content_type, answer
 
     # ---- providers ---------------------------------------------------------------------------------------------------
@@ -180,11 +187,12 @@ class Ways:
 
         return AliyunProvider(msgspec.convert(notify.aliyun.model_dump(), AliyunSettings), self._clock)
 
-    def _modem(self, notify: NotifySection, incoming: Incoming) -> Any:
+    def _modem(self, notify: NotifySection, incoming: Incoming | None) -> Any:
         _installed("notify.modem", "serialx")
         from alerts.channels.modem import Listeners, ModemProvider, ModemSettings  # noqa: PLC0415 - as above
 
-        listeners = Listeners(told=self._intake.told, sms=incoming.sms, call=incoming.call)
+        sms, call = (_nobody, _nobody) if incoming is None else (incoming.sms, incoming.call)
+        listeners = Listeners(told=self._told, sms=sms, call=call)
         return ModemProvider(msgspec.convert(notify.modem.model_dump(), ModemSettings), self._clock, listeners)
 
     def _robots(self, notify: NotifySection) -> Provider:
@@ -224,6 +232,10 @@ class ModemHealth:
     def state(self) -> tuple[bool, str]:
         found: tuple[bool, str] = self._modem.state()
         return found
+
+
+async def _nobody(*_told: Any) -> None:
+    raise StorageError("nobody takes this")
 
 
 def _need(section: str, value: str, key: str) -> None:

@@ -26,6 +26,7 @@ VersionOption = Annotated[
     int | None, typer.Option("--version", min=1, help="Only if the alert still has this version; a lost race exits 1.")
 ]
 NoteOption = Annotated[str, typer.Option("--note", help="Free text for the record.")]
+SeverityOption = Annotated[str, typer.Option("--severity", metavar="P1..P4", help="To this severity.")]
 AsOption = Annotated[str, typer.Option("--as", metavar="OPERATOR", help="Who acts; the login name without it.")]
 
 
@@ -54,8 +55,8 @@ def show(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """One alert with its occurrences, transitions and orders, as JSON. Example: carebell alerts show <id>"""
-    from alerts.rows import show_alert  # noqa: PLC0415 - keeps `--help` quick
+    """One alert with its transitions, orders, escalation, messages and calls. Example: carebell alerts show <id>"""
+    from alerts.desk import show_alert  # noqa: PLC0415 - keeps `--help` quick
 
     with open_journal(config, data_dir, read_only=True) as connection, connection:
         found = show_alert(connection, alert_id)
@@ -109,6 +110,72 @@ def release(
 ) -> None:
     """Give it back; it is raised again. Example: `carebell alerts release <id> --note "end of shift"`"""
     _act(config, data_dir, alert_id, "release", operator, json_output, version=version, note=note)
+
+
+@alerts.command()
+def escalate(
+    alert_id: AlertArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    severity: SeverityOption = "",
+    version: VersionOption = None,
+    note: NoteOption = "",
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """More severe: by one, or to --severity. Example: `carebell alerts escalate <id> --note "short of breath"`"""
+    detail = {"severity": severity} if severity else {}
+    _act(config, data_dir, alert_id, "escalate", operator, json_output, version=version, note=note, detail=detail)
+
+
+@alerts.command()
+def lower(
+    alert_id: AlertArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    severity: SeverityOption = "",
+    version: VersionOption = None,
+    note: NoteOption,
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Less severe: by one, or to --severity; say why. Example: `carebell alerts lower <id> --note "measured again"`"""
+    detail = {"severity": severity} if severity else {}
+    _act(config, data_dir, alert_id, "lower", operator, json_output, version=version, note=note, detail=detail)
+
+
+@alerts.command()
+def assign(
+    alert_id: AlertArgument,
+    to: Annotated[str, typer.Option("--to", metavar="OPERATOR", help="Whose it is from now on.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    version: VersionOption = None,
+    note: NoteOption = "",
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Give it, or hand it over, to somebody. Example: carebell alerts assign <id> --to li.na"""
+    detail = {"owner": to}
+    _act(config, data_dir, alert_id, "assign", operator, json_output, version=version, note=note, detail=detail)
+
+
+@alerts.command()
+def reopen(
+    alert_id: AlertArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    version: VersionOption = None,
+    note: NoteOption,
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """It was not over; say why. Example: `carebell alerts reopen <id> --note "she called again"`"""
+    _act(config, data_dir, alert_id, "reopen", operator, json_output, version=version, note=note)
 
 
 @alerts.command()

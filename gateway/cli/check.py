@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import apsw
 import typer
 
 from gateway.cli.common import (
@@ -22,10 +23,11 @@ from gateway.errors import ConfigError
 
 
 class Finding(NamedTuple):
-    """What a check found: what it looked at, and one line per problem."""
+    """What a check found: what it looked at, and one line per problem. Warnings do not make the check fail."""
 
     summary: str
     problems: list[str]
+    warnings: Sequence[str] = ()
 
 
 Check = Callable[[Settings], Finding]
@@ -70,6 +72,20 @@ def check_rules(settings: Settings) -> Finding:
     return Finding(f"rules from {len(files)} files", [])
 
 
+def check_policies(settings: Settings) -> Finding:
+    """Policies are sound, the ways under [notify] can be used, and somebody in the line of duty can be reached."""
+    from alerts.escalation import findings  # noqa: PLC0415 - keeps `--help` quick
+    from alerts.policy_files import load_policies  # noqa: PLC0415
+    from gateway.clock import SystemClock  # noqa: PLC0415
+    from gateway.notifying import Ways  # noqa: PLC0415
+
+    book = load_policies([settings.policies_dir], settings.timezone)
+    ways = Ways(settings.notify, SystemClock())
+    names = ", ".join(provider.name for provider in ways.providers if provider.ready()) or "none"
+    summary = f"{len(book.policies)} escalation policies from {len(book.files)} files, providers: {names}"
+    return Finding(summary, [], findings(book, ways.media()))
+
+
 def check_registry(settings: Settings) -> Finding:
     """Every person in care reaches somebody, and every device has a profile that is installed."""
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
@@ -80,12 +96,8 @@ def check_registry(settings: Settings) -> Finding:
         return Finding("no registry yet", [])
     connection = open_database(path, read_only=True)
     try:
-        persons = connection.execute("SELECT count(*) FROM person WHERE state != 'ceased'").fetchone()
-        alone = connection.execute(
-            "SELECT id FROM person WHERE state != 'ceased'"
-            " AND NOT EXISTS (SELECT 1 FROM contact WHERE contact.person_id = person.id) ORDER BY id"
-        ).fetchall()
         devices = connection.execute("SELECT id, profile FROM device WHERE state != 'retired' ORDER BY id").fetchall()
+        persons, alone = _persons(settings, connection)
     finally:
         connection.close()
     known = load_profiles([settings.profiles_dir])
@@ -94,25 +106,51 @@ def check_registry(settings: Settings) -> Finding:
         for device, profile in devices
         if known.get(str(profile)) is None
     ]
-    if not settings.order_api.base_url:
-        problems += [
-            f"person {person}: reaches nobody: has no contact, and order_api.base_url is not set" for (person,) in alone
-        ]
-    assert persons is not None
-    return Finding(f"{persons[0]} persons in care, {len(devices)} devices", problems)
+    return Finding(f"{persons} persons in care, {len(devices)} devices", problems + alone)
+
+
+def _persons(settings: Settings, connection: apsw.Connection) -> tuple[int, list[str]]:
+    """How many are in care, and one line for each whom no emergency would bring anybody."""
+    from alerts.people import contact_of  # noqa: PLC0415 - keeps `--help` quick
+    from alerts.policy_files import load_policies  # noqa: PLC0415
+    from alerts.reachability import reaches  # noqa: PLC0415
+    from gateway.clock import SystemClock  # noqa: PLC0415
+    from gateway.notifying import Ways  # noqa: PLC0415
+    from gateway.registry.contacts import list_contacts  # noqa: PLC0415
+
+    found = connection.execute(
+        "SELECT id, coalesce(district, ''), coalesce(community, '') FROM person WHERE state != 'ceased' ORDER BY id"
+    ).fetchall()
+    if settings.order_api.base_url:
+        return len(found), []
+    try:
+        book = load_policies([settings.policies_dir], settings.timezone)
+        media = Ways(settings.notify, SystemClock()).media()
+    except ConfigError:  # the check of policies says it
+        return len(found), []
+    alone = []
+    for person_id, district, community in found:
+        contacts = [contact_of(view) for view in list_contacts(connection, person_id=str(person_id))]
+        if not reaches(book.snapshot("sos", str(district), str(community)), media, contacts):
+            alone.append(
+                f"person {person_id}: reaches nobody: order_api.base_url is not set, and by what [notify] has neither"
+                " a contact nor staff nor a center of the policy can be told of an emergency"
+            )
+    return len(found), alone
 
 
 CHECKS: Final[list[tuple[str, Check]]] = [
     ("configuration", check_configuration),
     ("profiles", check_profiles),
     ("rules", check_rules),
+    ("policies", check_policies),
     ("registry", check_registry),
 ]
 """In the order of the report."""
 
 
 def check(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
-    """Validate configuration, profiles with their vectors, rules, and that every person in care reaches somebody.
+    """Validate configuration, profiles with their vectors, rules, policies, and that everybody reaches somebody.
 
     Exit codes: 0 all is well, 1 something is wrong, 78 a file cannot be used at all.
 
@@ -123,13 +161,15 @@ def check(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: 
     report: list[dict[str, Any]] = []
     for name, run in CHECKS:
         try:
-            summary, problems = run(settings)
+            summary, problems, warnings = run(settings)
         except ConfigError as error:
-            summary, problems = "cannot be used", str(error).splitlines()
+            summary, problems, warnings = "cannot be used", str(error).splitlines(), ()
             worst = EXIT_CONFIG
         if problems and worst == EXIT_DONE:
             worst = EXIT_WRONG
-        report.append({"check": name, "ok": not problems, "summary": summary, "problems": problems})
+        report.append(
+            {"check": name, "ok": not problems, "summary": summary, "problems": problems} | {"warnings": list(warnings)}
+        )
     if as_json:
         print_json({"ok": worst == EXIT_DONE, "checks": report})
     else:
@@ -137,4 +177,6 @@ def check(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: 
             print(f"{'ok  ' if row['ok'] else 'FAIL'}  {row['check']}: {row['summary']}")
             for problem in row["problems"]:
                 print(f"      {problem}")
+            for warning in row["warnings"]:
+                print(f"      NOTE {warning}")
     raise typer.Exit(worst)

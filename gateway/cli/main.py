@@ -10,7 +10,7 @@ import typer
 
 COMMANDS: Final = {
     "run": ("gateway.cli.run", "Run the gateway in the foreground until SIGTERM or SIGINT, then drain."),
-    "check": ("gateway.cli.check", "Validate configuration, profiles with their vectors, rules and the registry."),
+    "check": ("gateway.cli.check", "Validate configuration, profiles with their vectors, rules, policies, registry."),
     "decode": ("gateway.cli.decode", "Say what frames mean, one JSON object per line."),
     "persons": ("gateway.cli.registry", "Persons in care: add, list, show, update, import, export."),
     "devices": ("gateway.cli.registry", "Devices: add, credentials, suspend, retire, claim, import, export."),
@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),
     "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),
+    "suppressions": ("gateway.cli.suppressions", "Test mode and maintenance: list, test, maintenance, end."),
     "audit": ("gateway.cli.audit", "The audit chain: verify, list."),
     "tail": ("gateway.cli.tail", "Follow normalized events."),
     "simulate": ("gateway.cli.simulate", "Simulated devices and the simulated platform, over the real protocols."),
