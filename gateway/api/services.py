@@ -67,6 +67,38 @@ class Commands(Protocol):
     async def cancel(self, command_id: str, *, actor: Actor, reason: str = "") -> dict[str, Any]: ...
 
 
+class OrderCases(Protocol):
+    """Cases of orders (alerts.order_desk.OrderDesk). Views are JSON-ready dicts. Raise as ports.AlertDesk does."""
+
+    async def cases(
+        self,
+        *,
+        open_only: bool = False,
+        overdue: bool = False,
+        supervised: bool = False,
+        category: str = "",
+        person_id: str = "",
+        limit: int = 100,
+    ) -> list[dict[str, Any]]: ...
+
+    async def case(self, reference: str) -> dict[str, Any]: ...
+
+    async def request(
+        self, intent: str, *, person_id: str, device_id: str, text: str, actor: Actor
+    ) -> dict[str, Any]: ...
+
+    async def act(
+        self,
+        reference: str,
+        action: str,
+        *,
+        actor: Actor,
+        note: str,
+        version: int | None = None,
+        satisfied: bool | None = None,
+    ) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The ports behind the API.
@@ -87,5 +119,6 @@ class Services:
     commands: Commands
     ingest: Callable[..., Awaitable[None]]
     callbacks: Callbacks | None = None
+    orders: OrderCases | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

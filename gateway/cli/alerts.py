@@ -211,6 +211,22 @@ def note(
     _act(config, data_dir, alert_id, "note", operator, json_output, note=text)
 
 
+@alerts.command()
+def redispatch(
+    alert_id: AlertArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    note: NoteOption = "",
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """The same incident under a new order. Example: `carebell alerts redispatch <id> --note "nobody came"`"""
+    from gateway.cli.orders import act_on  # noqa: PLC0415 - keeps `--help` quick
+
+    act_on(config, data_dir, alert_id, "redispatch", operator, note=note, json_output=json_output)
+
+
 def _act(
     config: Path | None,
     data_dir: Path | None,

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),
     "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),
+    "orders": ("gateway.cli.orders", "Orders: list, show, request, redispatch, supervise, complaint, followup."),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),
     "suppressions": ("gateway.cli.suppressions", "Test mode and maintenance: list, test, maintenance, end."),
     "audit": ("gateway.cli.audit", "The audit chain: verify, list."),
