@@ -69,6 +69,37 @@ def fleet(
 
 
 @simulate.command()
+def terminals(
+    protocol: Annotated[str, typer.Option("--protocol", metavar="P", help="For example gt06.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    count: Annotated[int, typer.Option("--terminals", "-n", min=1, max=5000, help="How many terminals.")] = 20,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, help="Reports per second of all together.")] = 10.0,
+    duration: Annotated[float, typer.Option("--duration", min=0.1, metavar="S", help="Seconds to send.")] = 10.0,
+    sos_every: Annotated[
+        int, typer.Option("--sos-every", min=0, metavar="K", help="Each K-th report is an SOS; 0 for none.")
+    ] = 0,
+    host: Annotated[str, typer.Option("--host", help="Where the gateway listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: the protocol's well-known port.")] = 0,
+    allow_remote: RemoteOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Terminals of one protocol over TCP or UDP, whole conversations; exit code 1 when a report was not answered.
+
+    It registers the persons sim-p-0001 ... and the devices sim-P-0001 ... in the registry of --data-dir.
+    Example: carebell simulate terminals --protocol gt06 -n 50 --rate 20 --sos-every 100
+    """
+    from gateway.cli import simulate_fleet, simulate_terminals  # noqa: PLC0415 - keeps `--help` quick
+    from simulators.terminals.fleet import TerminalPlan  # noqa: PLC0415
+
+    simulate_fleet.refuse_remote(host, allowed=allow_remote)
+    identities = simulate_terminals.registered(config, data_dir, protocol, count)
+    plan = TerminalPlan(rate, duration, sos_every)
+    simulate_terminals.run(protocol, identities, host, port, plan, json_output=json_output)
+
+
+@simulate.command()
 def scenario(
     story: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A TOML file, or the name of a shipped one.")] = "",
     config: ConfigOption = None,

@@ -1,0 +1,80 @@
+"""What ``carebell simulate terminals`` does: terminals in the registry, the fleet, and what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import signal
+from pathlib import Path
+
+import typer
+
+from gateway.cli.common import (
+    CLI_ACTOR,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    EXIT_WRONG,
+    fail,
+    open_journal,
+    print_json,
+)
+from gateway.clock import SystemClock
+from gateway.registry.devices import add_device
+from gateway.registry.persons import add_person
+from simulators.terminals.fleet import TerminalFleet, TerminalPlan, identity
+from simulators.terminals.registry import KINDS, Kind
+
+
+def registered(config: Path | None, data_dir: Path | None, protocol: str, count: int) -> list[str]:
+    """The identities of the first ``count`` simulated terminals of the protocol, entered when they are new."""
+    kind = _kind(protocol)
+    identities = [identity(number) for number in range(1, count + 1)]
+    at_us = SystemClock().now_us()
+    with open_journal(config, data_dir) as connection, connection:
+        for number, imei in enumerate(identities, 1):
+            person_id, device_id = f"sim-p-{number:04d}", f"sim-{protocol}-{number:04d}"
+            if connection.execute("SELECT 1 FROM person WHERE id = ?", (person_id,)).fetchone() is None:
+                fields = {"name": f"模拟{number:04d}", "note": "模拟人员 simulated"}
+                add_person(connection, person_id, fields, at_us=at_us, actor=CLI_ACTOR)
+            if connection.execute("SELECT 1 FROM device WHERE id = ?", (device_id,)).fetchone() is None:
+                values = {
+                    "profile": kind.profile, "person_id": person_id, "serial": imei,
+                    "note": "模拟终端 simulated",
+                }  # fmt: skip
+                add_device(
+                    connection, device_id, values, known_profiles={kind.profile}, at_us=at_us, actor=CLI_ACTOR
+                )  # fmt: skip
+    return identities
+
+
+def _kind(protocol: str) -> Kind:
+    kind = KINDS.get(protocol)
+    if kind is None:
+        close = difflib.get_close_matches(protocol, KINDS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(KINDS))}"
+        fail(f"there are no simulated terminals of {protocol!r}; {hint}", EXIT_USAGE)
+    return kind
+
+
+def run(protocol: str, identities: list[str], host: str, port: int, plan: TerminalPlan, *, json_output: bool) -> None:
+    """Play the terminals and end the command with 0, 1 (something was not answered) or 69 (nobody answers)."""
+    fleet = TerminalFleet(protocol, identities, host, port, plan)
+    try:
+        asyncio.run(_play(fleet))
+    except* ConnectionError as group:
+        fail(f"{host}:{port or KINDS[protocol].port}: {group.exceptions[0]}", EXIT_UNREACHABLE)
+    result = fleet.result()
+    if json_output:
+        print_json(result)
+    else:
+        for name, value in result.items():
+            print(f"{name:<16} {value}")
+    if result["unanswered"] or result["connected"] < result["terminals"]:
+        raise typer.Exit(EXIT_WRONG)
+
+
+async def _play(fleet: TerminalFleet) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, fleet.stop)
+    await fleet.run()
