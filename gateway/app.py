@@ -84,6 +84,7 @@ class Gateway:
         for endpoint in parts.mqtt.values():
             await endpoint.start()
         await parts.terminals.start()
+        await parts.mobile.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -159,6 +160,7 @@ class Gateway:
     async def _doors(self, parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.terminals.run())
+            group.create_task(parts.mobile.run())
             for name, endpoint in parts.mqtt.items():
                 group.create_task(keep_running(name, endpoint.run))
             group.create_task(keep_running("commands", parts.commands.run))
@@ -182,6 +184,7 @@ class Gateway:
         for name, endpoint in parts.mqtt.items():
             self._say(f"{name:<8} {endpoint.address}")
         parts.terminals.announce(self._say)
+        parts.mobile.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):
                 await parts.api.started.wait()

@@ -35,6 +35,7 @@ from gateway.ingest import JournalIngest
 from gateway.judge import Judge
 from gateway.live import LiveReadings
 from gateway.metrics import Histogram, Metrics
+from gateway.mobile import MobileLinks
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
@@ -225,8 +226,11 @@ class Parts:
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
+        self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, clock=clock)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
         self.commands.attach("trackers", self.terminals)
+        self.commands.attach("coap", self.mobile)
+        self.mobile.coap.downs.on_contact = self.commands.contact
         if self.terminals.locator is not None:
             self.ingest.listen(self.terminals.locator)
         self.lag, self.load = LoopLag(clock), HostLoad(clock)
@@ -236,6 +240,7 @@ class Parts:
             if part is not None:
                 self.health.add(part)
         self.health.add(self.terminals)
+        self.health.add(self.mobile)
         if self.ways.modem is not None:
             self.health.add(ModemHealth(self.ways.modem))
         self.metrics = Metrics(metadata.version("carebell"))

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError
@@ -107,7 +108,9 @@ class Settings(BaseSettings):
     order_api: OrderApiSection = OrderApiSection()
     notify: NotifySection = NotifySection()
     calls: CallsSection = CallsSection()
-    coap: dict[str, Any] = {}
+    coap: CoapSection = CoapSection()
+    lwm2m: Lwm2mSection = Lwm2mSection()
+    push: PushReceivers = PushReceivers()
     trackers: TrackersSection = TrackersSection()
     broker: list[dict[str, Any]] = []
     serial: list[dict[str, Any]] = []
@@ -131,7 +134,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("coap", "broker", "serial", "ble", "redis")
+LATER_SECTIONS = ("broker", "serial", "ble", "redis")
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 
@@ -168,7 +171,10 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         raise ConfigError(f"environment: {error}") from error
     folders = ("data_dir", "profiles_dir", "rules_dir", "policies_dir", "templates_dir")
     resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
-    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("mqtt", "order_api", "notify", "trackers")}
+    resolved |= {
+        name: _resolve_files(getattr(settings, name), base)
+        for name in ("mqtt", "coap", "push", "order_api", "notify", "trackers")
+    }
     return settings.model_copy(update=resolved)
 
 

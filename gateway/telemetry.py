@@ -42,6 +42,7 @@ def export(parts: Parts) -> None:
             f"carebell_{name}_total", "What the MQTT endpoint did.", _only(endpoint.counters, "_total"), "what"
         )
         metrics.gauge(f"carebell_{name}", "State of the MQTT endpoint.", _without(endpoint.counters, "_total"), "what")
+    metrics.counter("carebell_coap_total", "What the CoAP listeners did.", parts.mobile.counters, "what")
     metrics.counter("carebell_commands_total", "Steps of commands to devices.", lambda: parts.commands.totals, "what")
     metrics.gauge("carebell_commands_open", "Commands that are not over.", parts.commands.counts, "state")
     terminals = parts.terminals

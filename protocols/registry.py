@@ -11,6 +11,7 @@ from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.jt808.codec import Jt808Codec
 from protocols.codecs.native import NativeCodec
+from protocols.codecs.senml import SenmlCodec
 
 
 class TerminalCodecClass(Protocol):
@@ -33,11 +34,12 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
     {
         "native": NativeCodec(),
         "json": JsonFieldsCodec(),
+        "senml": SenmlCodec(),
         **TERMINALS,
     }
 )
 
-TEXT_CODECS: Final = frozenset({"native", "json", *(codec.name for codec in _STRICT if codec.text)})
+TEXT_CODECS: Final = frozenset({"native", "json", "senml", *(codec.name for codec in _STRICT if codec.text)})
 """Codecs whose frames are lines of text; those of the others are written in hexadecimal."""
 
 

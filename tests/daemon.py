@@ -68,11 +68,12 @@ class Daemon:
 
     def __init__(self, data_dir: Path, *, history: str = "", **environment: str) -> None:
         self.data_dir = data_dir
-        self.mqtt_port, self.http_port = free_port(), free_port()
+        self.mqtt_port, self.http_port, self.coap_port = free_port(), free_port(), free_port()
         self.environment = {
             "CAREBELL_MQTT__LISTEN": f"127.0.0.1:{self.mqtt_port}",
             "CAREBELL_HTTP__LISTEN": f"127.0.0.1:{self.http_port}",
             "CAREBELL_HISTORY__DSN": history,
+            "CAREBELL_COAP__LISTEN": f"127.0.0.1:{self.coap_port}",
             "CAREBELL_TRACKERS__HOST": "",  # only the listeners that a test asks for
             **environment,
         }

@@ -241,6 +241,10 @@ class Registry:
             binding = self._with_token(device_id, token)
         return binding
 
+    def with_token(self, device_id: str, token: bytes) -> DeviceBinding | None:
+        """As ``authenticate``, at once and from what is known now: None may be out of date."""
+        return self._with_token(device_id, token)
+
     async def by_certificate(self, common_name: str) -> DeviceBinding | None:
         binding = self._named(common_name)
         if binding is None and await self._looked_again():
