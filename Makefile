@@ -12,7 +12,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; then VIRTUAL_ENV=.venv uv pip instal
 
 help:
 	@echo "make run     start carebell on embedded defaults (data in ./var)"
-	@echo "make demo    the same with a simulated neighbourhood and platform, in a folder of its own"
+	@echo "make demo    the same with a simulated neighbourhood, carrier and platform, in a folder of its own"
 	@echo "make test    everything that proves it works; installs what the tests need"
 	@echo "make check   ruff, mypy --strict and the import test alone"
 	@echo "make bench   the figures of benchmarks/README.md, measured here"
@@ -36,7 +36,11 @@ setup: .venv/installed
 run: .venv/installed
 	@exec $(BIN)/carebell run
 
-demo: .venv/installed
+.venv/installed-demo: .venv/installed
+	@$(call INSTALL,-e '.[twilio]')
+	@touch $@
+
+demo: .venv/installed-demo
 	@exec $(BIN)/carebell simulate demo
 
 check: .venv/installed-test

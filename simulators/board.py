@@ -39,6 +39,8 @@ ACTION_ZH: Final[Mapping[str, str]] = MappingProxyType(
         "resolve": "办结 resolved",
         "reopen": "重开 reopened",
         "remind": "催办 reminder",
+        "family_accept": "家属接手 taken by the family",
+        "family_release": "家属放手 given back by the family",
     }
 )
 HANDLING_ZH: Final[Mapping[str, str]] = MappingProxyType(

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from simulators.carrier_post import CallbackPoster, Posted
@@ -19,6 +20,9 @@ MAX_DOCUMENTS: Final = 50
 MACHINE_KNOWN_S: Final = 4.0
 CHARACTERS_PER_S: Final = 4.0
 ASCII_PER_S: Final = 13.0
+ENDED_ZH: Final[Mapping[str, str]] = MappingProxyType(
+    {"completed": "通话结束", "no-answer": "无人接听", "busy": "占线", "failed": "打不通", "canceled": "取消"}
+)
 
 
 class Switchboard:
@@ -84,6 +88,7 @@ class Switchboard:
 
     async def _live(self, call: Call) -> None:
         behaviour = self._people.behaviour(call.to)
+        self._say(f"电话 call {call.to}: 拨号 dialled")
         self._call_is(call, "initiated", "initiated")
         await self._sleep(1.0)
         ended = await self._ring(call, behaviour)
@@ -95,7 +100,7 @@ class Switchboard:
             call.duration_s = round((call.ended - call.started).total_seconds() * self._speed)
         self._leave(call)
         self._call_is(call, "completed", ended)
-        self._say(f"电话 call {call.to}: {ended} · {' / '.join(call.told[-3:])}")
+        self._say(" · ".join([f"电话 call {call.to}: {ENDED_ZH[ended]} {ended}", *call.told[-3:]]))
 
     async def _ring(self, call: Call, behaviour: Behaviour) -> str:
         """How it ended without an answer; "" when somebody or something picked up."""

@@ -69,6 +69,11 @@ class GatewayApi:
             },
         )
 
+    async def add_contact(self, person_id: str, name: str, relation: str, phone: str) -> None:
+        """Behind those whom the person has already."""
+        fields = {"person_id": person_id, "name": name, "relation": relation, "phone": phone}
+        await self.post("/api/v1/contacts", fields)
+
     async def add_device(self, device_id: str, profile: str, person_id: str) -> str:
         """Returns the device's token."""
         told = await self.post("/api/v1/devices", {"device_id": device_id, "profile": profile, "person_id": person_id})

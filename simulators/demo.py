@@ -6,6 +6,7 @@ The gateway itself is a process of its own; here it is known only by its address
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,16 +17,21 @@ from msgspec import Struct
 
 from gateway.events import ALERT
 from simulators.board import Board
+from simulators.carrier import SimulatedCarrier
 from simulators.client import ApiError, GatewayApi
 from simulators.day import DAWN_S, DUSK_S, Moment, clock, plan
 from simulators.devices import Gateway, HttpLink, MqttLink, Tally, http_client
 from simulators.neighbourhood import HOME_RADIUS_M, Resident, residents
 from simulators.payloads import utc_now, write
+from simulators.people import IGNORES, People, presses
 from simulators.platform import Loop, SimulatedPlatform
 
 USUAL_MINUTES: Final = 3.0
 OPERATOR_TRIES: Final = 8
 SETTLE_S: Final = 5.0
+FAMILY_S: Final = 20.0
+STORY: Final = "P-0002"
+"""Whose press no operator is free for: the carrier calls the daughter, who does not answer, then the son."""
 OUTCOMES: Final[Mapping[str, str]] = {"fall": "emergency", "smoke": "assistance"}
 
 
@@ -52,6 +58,32 @@ def loop_for(minutes: float) -> Loop:
     return Loop(0.6 * scale, 2.0 * scale, 5.0 * scale, 6.0 * scale, 6.0 * scale)
 
 
+def relatives_for(people: list[Resident]) -> People:
+    """How the relatives take calls: most as people do; those of the story as it wants them."""
+    found = People(seed=11)
+    daughter, son = next(person for person in people if person.person_id == STORY).relatives()
+    found.set(daughter.phone, IGNORES)
+    found.set(son.phone, presses("1"))
+    return found
+
+
+def policy_for(minutes: float) -> str:
+    """Escalation in the time of the demo: a message at once, a call when no operator was quick, then the next one."""
+    scale = minutes / USUAL_MINUTES
+    steps = (("contacts", "sms", 0.0), ("next_contact", "voice", 3.5), ("next_contact", "voice", 7.5))
+    ladder = "".join(
+        f'[[policy.ladder.step]]\nat_s = {at_s * scale:g}\ntell = "{tell}"\nmedia = ["{medium}"]\n'
+        for tell, medium, at_s in steps
+    )
+    head = "every_s = 180\nslower = 1.5\nlongest_s = 900\n"
+    return (
+        'version = "demo"\n[[quota]]\nmedium = "voice"\nper_hour = 60\n[[policy]]\nid = "default"\n'
+        f'[[policy.ladder]]\nname = "operator"\nseverities = ["P1"]\n{head}'
+        '[[policy.ladder.step]]\nat_s = 60\ntell = "console"\nwho = ["shift"]\n'
+        f'[[policy.ladder]]\nname = "family"\nseverities = ["P1"]\n{head}{ladder}'
+    )
+
+
 async def register(api: GatewayApi, people: list[Resident]) -> dict[str, str]:
     """Enter persons, homes and devices through the API; returns device tokens. Raises ApiError."""
     tokens: dict[str, str] = {}
@@ -68,6 +100,8 @@ async def register(api: GatewayApi, people: list[Resident]) -> dict[str, str]:
             note="模拟人员 simulated",
         )
         await api.add_home(person.person_id, person.home.latitude, person.home.longitude, HOME_RADIUS_M)
+        for relative in person.relatives():
+            await api.add_contact(person.person_id, relative.name, relative.relation, relative.phone)
         for device in person.devices:
             tokens[device.device_id] = await api.add_device(device.device_id, device.profile, person.person_id)
     return tokens
@@ -77,13 +111,28 @@ class Demo:
     """One day. ``play`` returns when it is over and its cases are closed, or as far as they came."""
 
     def __init__(
-        self, gateway: Gateway, keys: Keys, platform: SimulatedPlatform, *, minutes: float, quiet: bool = False
+        self,
+        gateway: Gateway,
+        keys: Keys,
+        platform: SimulatedPlatform,
+        carrier: SimulatedCarrier | None = None,
+        *,
+        minutes: float,
+        quiet: bool = False,
     ) -> None:
+        """``carrier`` None: nobody is called, and the gateway has no provider."""
         self.people = residents()
         self.tally = Tally()
+        self.taken_by_family: list[str] = []
         self._gateway = gateway
         self._keys = keys
         self._platform = platform
+        self._carrier = carrier
+        self._relatives = {
+            relative.phone: f"{relative.name} ({person.name} {relative.relation})"
+            for person in self.people
+            for relative in person.relatives()
+        }
         self._minutes = minutes
         self._seconds_per_second = (DUSK_S - DAWN_S) / (minutes * 60)
         self._began_s: float | None = None
@@ -104,7 +153,16 @@ class Demo:
 
     def hear_platform(self, line: str) -> None:
         """A line of the simulated platform's log; its own time is left out, the story has another."""
-        self.board.line("平台 platform", line.partition(" ")[2], "magenta")
+        told = line.partition(" ")[2]
+        if told.endswith(": arrived"):
+            told += " 服务码核对无误 with the right service code"
+        self.board.line("平台 platform", told, "magenta")
+
+    def hear_carrier(self, line: str) -> None:
+        """A line of the simulated carrier's log."""
+        medium, _, rest = line.partition(" +")
+        number, _, told = rest.partition(": ")
+        self.board.line("电信 carrier", f"{medium} {self._relatives.get('+' + number, number)}: {told}", "blue")
 
     async def play(self, tokens: Mapping[str, str]) -> None:
         """Raises ApiError when the gateway refuses what the demo needs."""
@@ -179,6 +237,8 @@ class Demo:
             async for event in desk.events():
                 self.board.take(event)
                 data = event["data"]
+                if data.get("action") == "family_accept":
+                    self.taken_by_family.append(str(data["actor"]["id"]))
                 if event["type"] == ALERT and data["severity"] in ("P1", "P2") and data["id"] not in self._taken:
                     self._taken.add(data["id"])
                     shift.create_task(self._operate(desk, str(data["id"])))
@@ -186,6 +246,10 @@ class Demo:
     async def _operate(self, desk: GatewayApi, alert_id: str) -> None:
         """Accept after a moment; resolve when the order is completed."""
         scale = self._minutes / USUAL_MINUTES
+        alert = self.board.rows[alert_id].alert
+        if self._carrier is not None and (alert["person_id"], alert["kind"]) == (STORY, "sos"):
+            self.board.line("值班 operator", "都在忙,由家属阶梯通知 all are busy: the family's ladder goes on", "bold")
+            await self._until_family_has_it(desk, alert_id, FAMILY_S * scale + SETTLE_S)
         await asyncio.sleep(2.0 * scale)
         if not await self._act(desk, alert_id, "accept"):
             return
@@ -195,6 +259,15 @@ class Demo:
         cancelled = row.alert["kind"] == "sos" and row.alert["condition"] == "cleared"
         outcome = "false_press" if cancelled else OUTCOMES.get(row.alert["kind"], "assistance")
         await self._act(desk, alert_id, "resolve", outcome=outcome, note="演示 demonstration")
+
+    async def _until_family_has_it(self, desk: GatewayApi, alert_id: str, at_most_s: float) -> None:
+        deadline_s = asyncio.get_running_loop().time() + at_most_s
+        while asyncio.get_running_loop().time() < deadline_s:
+            with contextlib.suppress(ApiError):
+                alert = await desk.get(f"/api/v1/alerts/{alert_id}")
+                if alert["escalation"]["ladders"]["family"]["taken_by"]:
+                    return
+            await asyncio.sleep(0.1)
 
     async def _act(self, desk: GatewayApi, alert_id: str, action: str, **members: Any) -> bool:
         """Again when the alert changed between seeing and doing; False when it can no longer be done."""
@@ -248,5 +321,8 @@ class Demo:
             "urgent_without_order": sorted(
                 alert["id"] for alert in alerts if alert["severity"] in ("P1", "P2") and alert["id"] not in with_order
             ),
+            "calls": dict(Counter(call.status for call in self._carrier.calls)) if self._carrier is not None else {},
+            "messages": len(self._carrier.messages) if self._carrier is not None else 0,
+            "taken_by_family": self.taken_by_family,
             "callbacks_refused": [list(refused) for refused in self._platform.refused_callbacks],
         }

@@ -46,6 +46,14 @@ class ResidentDevice(Struct, frozen=True):
     transport: str
 
 
+class Relative(Struct, frozen=True):
+    """A contact of a resident."""
+
+    name: str
+    relation: str
+    phone: str
+
+
 class Resident(Struct, frozen=True):
     person_id: str
     name: str
@@ -55,6 +63,14 @@ class Resident(Struct, frozen=True):
     conditions: tuple[str, ...]
     home: Spot
     devices: tuple[ResidentDevice, ...]
+
+    def relatives(self) -> tuple[Relative, Relative]:
+        """Daughter and son, in the order in which they are told."""
+        number = int(self.person_id[-4:])
+        return (
+            Relative(f"{self.name[0]}芳", "女儿", f"+861211{number:07d}"),
+            Relative(f"{self.name[0]}强", "儿子", f"+861212{number:07d}"),
+        )
 
     def device(self, kind: str) -> ResidentDevice:
         """The device of this kind. Raises KeyError when the household has none."""

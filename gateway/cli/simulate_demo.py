@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -23,9 +24,11 @@ from gateway.clock import SystemClock
 from gateway.model import Actor
 from gateway.registry.keys import issue_api_key
 from gateway.storage import launch
+from simulators.carrier import ACCOUNT_SID, NUMBER, SimulatedCarrier
 from simulators.client import ApiError, GatewayApi
-from simulators.demo import Demo, Keys, loop_for, register
+from simulators.demo import USUAL_MINUTES, Demo, Keys, loop_for, policy_for, register, relatives_for
 from simulators.devices import Gateway
+from simulators.neighbourhood import residents
 from simulators.platform import SimulatedPlatform
 
 MARK: Final = ".carebell-demo"
@@ -35,6 +38,9 @@ DRAIN_S: Final = 30.0
 MQTT_PORT: Final = 1883
 HTTP_PORT: Final = 8080
 PLATFORM_PORT: Final = 8090
+CARRIER_PORT: Final = 8091
+CARRIER_SPEED: Final = 10.0
+NO_CALLS: Final = "没有电话和短信 no calls or messages: pip install 'carebell[twilio]'"
 
 
 class DemoError(Exception):
@@ -113,7 +119,15 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
         if demo is not None:
             demo.hear_platform(line)
 
+    def hear_carrier(line: str) -> None:
+        if demo is not None:
+            demo.hear_carrier(line)
+
     token = secrets.token_urlsafe(32)
+    speed = CARRIER_SPEED * USUAL_MINUTES / options.minutes
+    carrier = SimulatedCarrier(
+        relatives_for(residents()), port=_port(CARRIER_PORT), auth_token=token, speed=speed, say=hear_carrier
+    )
     platform = SimulatedPlatform(
         port=_port(PLATFORM_PORT),
         token=token,
@@ -122,21 +136,25 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
         loop=loop_for(options.minutes),
         say=hear,
     )
-    async with platform:
-        _configure(options, gateway, platform.url, token)
+    async with platform, carrier:
+        calls = _can_call()
+        _configure(options, gateway, platform.url, token, carrier.url if calls else "")
         async with _daemon(options, gateway):
-            demo = Demo(gateway, keys, platform, minutes=options.minutes, quiet=options.quiet)
-            _greet(options, demo, gateway, platform, keys)
+            demo = Demo(
+                gateway, keys, platform, carrier if calls else None, minutes=options.minutes, quiet=options.quiet
+            )
+            _greet(options, demo, gateway, platform, keys, carrier.url if calls else "")
             tokens = await _tokens(options.folder / TOKENS, gateway, keys, demo)
             with demo.board:
                 await demo.play(tokens)
-            summary.append(await demo.summary() | _addresses(options, gateway, platform))
+            summary.append(await demo.summary() | _addresses(options, gateway, platform) | {"carrier": carrier.url})
             if not options.quiet:
                 _tell(summary[0])
             if not options.once:
                 if not options.quiet:
                     _invite(summary[0], keys)
                 await demo.watch()
+        await carrier.hush()
 
 
 # ---- preparations ----------------------------------------------------------------------------------------------------
@@ -163,11 +181,20 @@ def _keys(data_dir: Path) -> Keys:
     return Keys(**made)
 
 
-def _configure(options: Options, gateway: Gateway, platform_url: str, token: str) -> None:
+def _can_call() -> bool:
+    """Whether the SDK is there by which the gateway speaks with the carrier."""
+    return all(importlib.util.find_spec(module) is not None for module in ("twilio", "aiohttp"))
+
+
+def _configure(options: Options, gateway: Gateway, platform_url: str, token: str, carrier_url: str) -> None:
+    """``carrier_url`` "": nobody is called."""
     token_file = options.folder / "order-api.token"
     _write_secret(token_file, token)
+    policies = options.folder / "policies.d"
+    policies.mkdir(exist_ok=True)
+    (policies / "demo.toml").write_text(policy_for(options.minutes), encoding="utf-8")
     http_listen = gateway.http_url.removeprefix("http://")
-    lines = (
+    lines: tuple[str, ...] = (
         'data_dir = "data"',
         'site = "demo"',
         f'[mqtt]\nlisten = "{gateway.mqtt_host}:{gateway.mqtt_port}"',
@@ -175,6 +202,11 @@ def _configure(options: Options, gateway: Gateway, platform_url: str, token: str
         f'[history]\ndsn = "{"embedded" if options.history else ""}"',
         f'[order_api]\nbase_url = "{platform_url}"\ntoken_file = {json.dumps(str(token_file))}',
     )
+    if carrier_url:
+        lines += (
+            f'[notify.twilio]\naccount_sid = "{ACCOUNT_SID}"\nauth_token_file = {json.dumps(str(token_file))}',
+            f'from_number = "{NUMBER}"\nbase_url = "{carrier_url}"\npublic_url = "{gateway.http_url}"',
+        )
     (options.folder / "carebell.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -271,12 +303,15 @@ def _addresses(options: Options, gateway: Gateway, platform: SimulatedPlatform) 
     }
 
 
-def _greet(options: Options, demo: Demo, gateway: Gateway, platform: SimulatedPlatform, keys: Keys) -> None:
+def _greet(
+    options: Options, demo: Demo, gateway: Gateway, platform: SimulatedPlatform, keys: Keys, carrier_url: str
+) -> None:
     if options.quiet:
         return
     print(f"安心铃演示 carebell demo: {len(demo.people)} 人 persons, 一天压缩为 a day in {options.minutes:g} min")
     print(f"  网关 gateway   {gateway.http_url}/openapi.json   mqtt {gateway.mqtt_host}:{gateway.mqtt_port}")
     print(f"  平台 platform  {platform.url}/")
+    print(f"  电信 carrier   {carrier_url or NO_CALLS}")
     print(f"  管理密钥 admin key  {keys.admin}")
     print(f"  文件 files     {options.folder}", flush=True)
 
@@ -290,6 +325,9 @@ def _tell(summary: dict[str, Any]) -> None:
         print(f"  报警 alert       {count} x {name}")
     told = ", ".join(f"{status} {count}" for status, count in summary["orders"].items())
     print(f"  工单 orders      {told or 'none'}")
+    calls = ", ".join(f"{status} {count}" for status, count in sorted(summary["calls"].items()))
+    print(f"  电话 calls       {calls or 'none'}; 短信 messages {summary['messages']}")
+    print(f"  家属接手 family  {', '.join(summary['taken_by_family']) or 'none'}")
     print(f"  未办结 open      {summary['open']}")
     for alert_id in summary["urgent_without_order"]:
         print(f"  没有工单 no order: {alert_id}")
