@@ -7,9 +7,13 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
+from protocols.codecs.eelink.codec import EelinkCodec
 from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.jt808.codec import Jt808Codec
+from protocols.codecs.meitrack.codec import MeitrackCodec
+from protocols.codecs.minifinder import MinifinderCodec
+from protocols.codecs.minifinder2 import Minifinder2Codec
 from protocols.codecs.native import NativeCodec
 from protocols.codecs.senml import SenmlCodec
 
@@ -23,6 +27,10 @@ class TerminalCodecClass(Protocol):
 _TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
     Gt06Codec,
     Jt808Codec,
+    EelinkCodec,
+    MeitrackCodec,
+    MinifinderCodec,
+    Minifinder2Codec,
 )
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)

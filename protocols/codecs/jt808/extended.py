@@ -51,9 +51,10 @@ def _fuel_text(value: bytes, draft: Draft) -> None:
 
 def _cells_text(value: bytes, draft: Draft) -> None:
     """``mcc;mnc;lac;cid``"""
-    fields = [number(field) for field in value.decode("latin-1").split(";")]
-    if len(fields) >= 4 and None not in fields[:4]:
-        draft.cell(*(field or 0 for field in fields[:4]))
+    fields = [number(field) for field in value.decode("latin-1").split(";")[:4]]
+    mcc, mnc, lac, cid = (field if field is not None else -1 for field in (fields + [None] * 4)[:4])
+    if min(mcc, mnc, lac, cid) >= 0:
+        draft.cell(mcc, mnc, lac, cid)
 
 
 def _volts(value: bytes, draft: Draft) -> None:

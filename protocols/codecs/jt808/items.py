@@ -131,7 +131,7 @@ def _area(cursor: Cursor, draft: Draft) -> None:
         draft.alarm("fence_exit" if leaving else "fence_enter")
 
 
-# ---- makers' -----------------------------------------------------------------------------------------------------------
+# ---- makers' ---------------------------------------------------------------------------------------------------------
 
 
 def _lock_text(cursor: Cursor, draft: Draft) -> None:

@@ -279,7 +279,7 @@ def _tags(cursor: Cursor, draft: Draft) -> None:
 
 
 def _trip(content: bytes, draft: Draft) -> None:
-    """F0: time, stored, vehicle, kind, content. Kinds 2 (trouble codes) and 3 (alarms) end with a place and its time."""
+    """F0: time, stored, vehicle, kind, content. Kinds 2 (trouble codes) and 3 (alarms) end with a place and a time."""
     cursor = Cursor(content)
     began = cursor.take(6)
     draft.stored = cursor.u8() > 0
