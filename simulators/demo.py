@@ -19,6 +19,7 @@ from gateway.events import ALERT
 from simulators.board import Board
 from simulators.carrier import SimulatedCarrier
 from simulators.client import ApiError, GatewayApi
+from simulators.commands import Obedience
 from simulators.day import DAWN_S, DUSK_S, Moment, clock, plan
 from simulators.devices import Gateway, HttpLink, MqttLink, Tally, http_client
 from simulators.neighbourhood import HOME_RADIUS_M, Resident, residents
@@ -196,7 +197,10 @@ class Demo:
                 if device.transport == "http":
                     link = HttpLink(client, self._gateway, device.device_id, tokens[device.device_id])
                 else:
-                    link = MqttLink(self._gateway, device.device_id, tokens[device.device_id])
+                    obedience = Obedience(lambda: None)  # in a story only the script says where somebody is
+                    link = MqttLink(
+                        self._gateway, device.device_id, tokens[device.device_id], on_command=obedience.answer
+                    )
                 keeper = stage.create_task(link.run())
                 self._actors[device.device_id] = _Actor(device.profile, link, keeper)
 

@@ -70,7 +70,7 @@ def is_loopback(host: str) -> bool:
 class MqttLink:
     """One MQTT 3.1.1 connection with user name = device id; QoS 1. Connects again with growing pauses.
 
-    ``on_command`` gets what arrives on the device's ``down`` topics.
+    ``on_command`` gets what arrives on the device's ``down`` topic; what it returns is published as the answer.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MqttLink:
         device_id: str,
         token: str,
         *,
-        on_command: Callable[[bytes], None] = lambda _payload: None,
+        on_command: Callable[[bytes], bytes | None] = lambda _payload: None,
         ack_timeout_s: float = ACK_TIMEOUT_S,
     ) -> None:
         self._gateway = gateway
@@ -105,8 +105,9 @@ class MqttLink:
                     self._client = client
                     self._changed.set()
                     async for message in client.messages:
-                        if isinstance(message.payload, bytes):
-                            self._on_command(message.payload)
+                        answer = self._on_command(message.payload) if isinstance(message.payload, bytes) else None
+                        if answer is not None:
+                            await client.publish(f"carebell/{self._device_id}/up", answer, qos=1, timeout=10)
             except (aiomqtt.MqttError, OSError) as error:
                 self.last_error = str(error)
             finally:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from simulators.commands import Obedience
 from simulators.devices import Gateway, HttpLink, MqttLink, Tally, http_client
 from simulators.payloads import Place, Statement, utc_now, write
 
@@ -53,6 +54,7 @@ class Fleet:
         self._credentials = credentials
         self._stop = asyncio.Event()
         self._links: list[MqttLink | HttpLink] = []
+        self._obediences: list[Obedience] = []
         self._boot = int(time.time())
 
     @property
@@ -81,7 +83,7 @@ class Fleet:
                 if number < by_http:
                     link = HttpLink(client, self._gateway, device_id, token)
                 else:
-                    link = MqttLink(self._gateway, device_id, token)
+                    link = MqttLink(self._gateway, device_id, token, on_command=self._obedience(number).answer)
                 self._links.append(link)
             gate = asyncio.Semaphore(CONNECT_AT_ONCE)
             keepers = [group.create_task(_keep(link, gate)) for link in self._links]
@@ -91,6 +93,16 @@ class Fleet:
             finally:
                 for keeper in keepers:
                     keeper.cancel()
+
+    def _obedience(self, index: int) -> Obedience:
+        obedience = Obedience(lambda: ordinary(index, 0).position)
+        self._obediences.append(obedience)
+        return obedience
+
+    @property
+    def commands_done(self) -> int:
+        """How many commands the fleet has carried out."""
+        return sum(len(obedience.done) for obedience in self._obediences)
 
     async def _all_connected(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -162,6 +174,7 @@ class Fleet:
             "sos": tally.emergencies,
             "sos_acknowledged": tally.emergencies_acked,
             "sos_ack_ms": tally.emergency_latencies.shown_ms(),
+            "commands_done": self.commands_done,
             "errors": tally.errors,
         }
 

@@ -14,6 +14,7 @@ import httpx2
 from msgspec import Struct, field
 
 from simulators.client import ApiError, GatewayApi, UnreachableError
+from simulators.commands import Obedience
 from simulators.devices import Gateway, HttpLink, MqttLink, NotAcknowledgedError, http_client
 from simulators.payloads import utc_now, write
 from simulators.scenario import ORDER_STATES, Expect, Scenario, Step
@@ -123,7 +124,8 @@ class Player:
             if cast.transport == "http":
                 link = HttpLink(client, self._gateway, device_id, token)
             else:
-                link = MqttLink(self._gateway, device_id, token)
+                obedience = Obedience(lambda: None)  # in a story only the script says where somebody is
+                link = MqttLink(self._gateway, device_id, token, on_command=obedience.answer)
             keeper = stage.create_task(link.run())
             self._devices[name] = _Device(device_id, self._person_id(cast.person), cast.profile, link, keeper)
 
