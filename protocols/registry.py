@@ -8,14 +8,18 @@ from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.eelink.codec import EelinkCodec
+from protocols.codecs.gl200text.codec import Gl200TextCodec
 from protocols.codecs.gt06.codec import Gt06Codec
+from protocols.codecs.h02.codec import H02Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.jt808.codec import Jt808Codec
 from protocols.codecs.meitrack.codec import MeitrackCodec
 from protocols.codecs.minifinder import MinifinderCodec
 from protocols.codecs.minifinder2 import Minifinder2Codec
 from protocols.codecs.native import NativeCodec
+from protocols.codecs.osmand.codec import OsmandCodec
 from protocols.codecs.senml import SenmlCodec
+from protocols.codecs.watch.codec import WatchCodec
 
 
 class TerminalCodecClass(Protocol):
@@ -26,11 +30,15 @@ class TerminalCodecClass(Protocol):
 
 _TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
     Gt06Codec,
+    OsmandCodec,
     Jt808Codec,
+    WatchCodec,
+    H02Codec,
     EelinkCodec,
     MeitrackCodec,
     MinifinderCodec,
     Minifinder2Codec,
+    Gl200TextCodec,
 )
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
