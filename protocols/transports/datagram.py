@@ -148,7 +148,7 @@ class _DatagramBoard(Switchboard):
 
     def sweep(self) -> None:
         """Forget addresses that were silent for long; they stand in the order in which they were heard."""
-        oldest_s = self.clock.monotonic_s() - self.limits.idle_s
+        oldest_s = self.clock.monotonic_s() - self.idle_s
         while self._peers:
             address, peer = next(iter(self._peers.items()))
             if peer.heard_s > oldest_s:

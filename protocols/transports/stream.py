@@ -157,8 +157,8 @@ class _StreamBoard(Switchboard):
 class Connection(Talk, asyncio.Protocol):
     """One terminal's connection."""
 
-    __slots__ = ("_board", "_closed", "_ended", "_framer", "_heard_s", "_hold", "_since_s", "_spoke", "_timer_s", "_transport",
-                 "_unread_s")  # fmt: skip
+    __slots__ = ("_board", "_closed", "_ended", "_framer", "_heard_s", "_hold", "_since_s", "_spoke", "_timer_s",
+                 "_transport", "_unread_s")  # fmt: skip
 
     def __init__(self, board: _StreamBoard) -> None:
         super().__init__()
@@ -317,10 +317,10 @@ class Connection(Talk, asyncio.Protocol):
         if not self._spoke and now_s >= self._since_s + limits.identify_s:
             self._end("said_nothing")
             return
-        if now_s >= self._heard_s + limits.idle_s:
+        if now_s >= self._heard_s + self._board.idle_s:
             self._end("idle")
             return
-        self._arm(self._heard_s + limits.idle_s if self._spoke else self._since_s + limits.identify_s)
+        self._arm(self._heard_s + self._board.idle_s if self._spoke else self._since_s + limits.identify_s)
 
     def _end(self, reason: str) -> None:
         self._closed = True

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.clock import Clock
 from gateway.errors import ParseError
-from gateway.model import Frame, Report, Verdict
+from gateway.model import EMERGENCY_SIGNALS, Frame, Report, Verdict
 from gateway.ports import Directory, Ingest, TerminalCodec
 
 TOLD_MAX: Final = 10_000
@@ -35,10 +35,34 @@ class Limits(Struct, frozen=True, kw_only=True):
     inflight: int = 500  # frames of one conversation that wait for their commit; above it nothing more is read
     waiting: int = 50_000  # the same, of all conversations of a listener; datagrams above it are dropped
     frames_per_offer: int = 500
+    unknown_per_s: float = 200.0  # frames of terminals that the registry does not know, of a listener
+    unknown_burst: float = 5000.0
+    unknown_alarms_per_s: float = 20.0  # the same, of those with an emergency in them
+    unknown_alarms_burst: float = 1000.0
     write_buffer_bytes: int = 65_536
     write_stall_s: float = 30.0
     drain_s: float = 5.0
     sweep_s: float = 1.0
+
+
+class Room:
+    """How much may still come: so many a second in the long run, so many at once."""
+
+    __slots__ = ("_at_s", "_burst", "_left", "_per_s")
+
+    def __init__(self, per_s: float, burst: float, now_s: float) -> None:
+        self._per_s = per_s
+        self._burst = self._left = burst
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> bool:
+        """Take one; False when there is none left."""
+        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Talk:
@@ -89,9 +113,14 @@ class Switchboard:
         self.clock = clock
         self.limits = limits
         self.refusal: bytes = getattr(codec, "refusal", b"")  # what a protocol has to say "not stored", if anything
+        self.idle_s: float = min(limits.idle_s, getattr(codec, "idle_s", limits.idle_s))
+        self._stranger: bytes = getattr(codec, "stranger_reply", b"")  # in place of what a known terminal is answered
         self._ingest = ingest
         self._directory = directory
         self._loop = asyncio.get_running_loop()
+        now_s = clock.monotonic_s()
+        self._room = Room(limits.unknown_per_s, limits.unknown_burst, now_s)
+        self._room_for_alarms = Room(limits.unknown_alarms_per_s, limits.unknown_alarms_burst, now_s)
         self._live: dict[str, Talk] = {}  # by device id
         self._addresses: dict[str, str] = {}  # of each device, the last one
         self._collected: list[Frame] = []
@@ -102,38 +131,27 @@ class Switchboard:
         self.waiting = 0
         self.closing = False
         self.counts: dict[str, int] = dict.fromkeys(
-            ("frames", "replies", "faults", "unknown", "retried", "doubles", "address_changes", "commands"), 0
+            ("frames", "replies", "faults", "unknown", "shed", "retried", "doubles", "address_changes", "commands"), 0
         )
 
     # ---- from bytes to frames ----------------------------------------------------------------------------------------
 
     def take(self, talk: Talk, payload: bytes) -> None:
         """One frame of this conversation. It is offered with everything else that this turn of the loop brings."""
-        counts = self.counts
-        counts["frames"] += 1
+        self.counts["frames"] += 1
         frame = Frame(
             self.transport, self.codec.name, talk.source, payload, self.clock.now_us(), talk.key, context=talk.context
         )
-        reply = b""
-        try:
-            reports = self.codec.parse(frame)
-        except ParseError:
-            counts["faults"] += 1  # ingest meets it again, and writes it down
-        except Exception as error:  # noqa: BLE001 - as in ingest, which journals it: a bug must not lose the frame
-            counts["faults"] += 1
-            log.error("codec_failed", codec=self.codec.name, error=type(error).__name__)
-        else:
-            for report in reports:
-                self._learn(talk, report)
-                if report.reply:
-                    reply += report.reply
-            if talk.superseded and talk.device_id:
-                reports = self._tell_twice(talk, reports)
-            frame.reports = reports
+        reply = self._parse(talk, frame)
         if talk.key and not talk.device_id:
             self._identify(talk, talk.key)  # it may have been registered meanwhile
         if not talk.device_id:
-            counts["unknown"] += 1
+            self.counts["unknown"] += 1
+            if not self._admitted(frame):
+                self.counts["shed"] += 1
+                return  # neither kept nor answered
+            if self._stranger and reply and talk.key:
+                reply = self._stranger
         frame.device_key = talk.device_id or talk.key
         frame.verified = talk.trusted and talk.proof is not False
         frame.context = None
@@ -149,6 +167,36 @@ class Switchboard:
         self._collected.append(frame)
         if len(self._collected) >= self.limits.frames_per_offer:
             self._offer()
+
+    def _parse(self, talk: Talk, frame: Frame) -> bytes:
+        """Parse the frame into itself, learn what it teaches; return what it is answered with."""
+        try:
+            reports = self.codec.parse(frame)
+        except ParseError:
+            self.counts["faults"] += 1  # ingest meets it again, and writes it down
+            return b""
+        except Exception as error:  # noqa: BLE001 - as in ingest, which journals it: a bug must not lose the frame
+            self.counts["faults"] += 1
+            log.error("codec_failed", codec=self.codec.name, error=type(error).__name__)
+            return b""
+        reply = b""
+        for report in reports:
+            self._learn(talk, report)
+            if report.reply:
+                reply += report.reply
+        frame.reports = self._tell_twice(talk, reports) if talk.superseded and talk.device_id else reports
+        return reply
+
+    def _admitted(self, frame: Frame) -> bool:
+        """Whether there is room for a frame of somebody unknown; their emergencies have room of their own."""
+        now_s = self.clock.monotonic_s()
+        emergency = any(
+            name in EMERGENCY_SIGNALS
+            for report in frame.reports or ()
+            if report.reading is not None
+            for name in report.reading.signals
+        )
+        return (self._room_for_alarms if emergency else self._room).take(now_s)
 
     def _offer(self) -> None:
         """Hand over what was collected. Called once a turn, and when that is a lot."""
