@@ -6,7 +6,7 @@ import binascii
 import difflib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -43,12 +43,14 @@ def decode(
 ) -> None:
     """Say what frames mean: per line one JSON object with reports, observations and reply, or with a fault.
 
-    Binary codecs take hexadecimal lines, text codecs the text itself. A line that cannot be read is a fault in the
-    output, and the exit code stays 0.
+    Binary codecs take hexadecimal lines, text codecs the text itself. The lines are the frames of one connection: what
+    a login teaches holds for the lines behind it. A line that cannot be read is a fault in the output, and the exit
+    code stays 0.
 
     Example: echo '{"signals": ["sos"]}' | carebell decode native
     """
     from protocols.registry import CODECS, TEXT_CODECS  # noqa: PLC0415 - keeps `--help` quick
+    from protocols.registry import lenient as lenient_codec  # noqa: PLC0415
 
     chosen = CODECS.get(codec)
     if chosen is None:
@@ -57,12 +59,12 @@ def decode(
         fail(f"there is no codec {codec!r}{hint}", EXIT_USAGE)
     profiles = _profiles(profile, config) if profile else None
     as_hex = hexadecimal or codec not in TEXT_CODECS
-    del lenient  # none of the codecs of this version has a checksum
+    if lenient:
+        chosen = lenient_codec(codec)
+    connection = _Connection(chosen, as_hex=as_hex, device_key=device_key, profile=profile, profiles=profiles)
     with _open(file) as stream:
         for line in _lines(stream):
-            outcome = _decode_line(
-                chosen, line, as_hex=as_hex, device_key=device_key, profile=profile, profiles=profiles
-            )
+            outcome = connection.decode(line)
             sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
             if file is None:
                 sys.stdout.buffer.flush()
@@ -99,26 +101,48 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
             whole = rest.endswith(b"\n")
 
 
-def _decode_line(
-    codec: Codec, line: bytes, *, as_hex: bool, device_key: str, profile: str, profiles: Profiles | None
-) -> dict[str, Any]:
-    payload = line
-    if as_hex:
+class _Connection:
+    """The lines of a file as the frames of one connection, with what they have taught so far."""
+
+    def __init__(self, codec: Codec, *, as_hex: bool, device_key: str, profile: str, profiles: Profiles | None) -> None:
+        self._codec = codec
+        self._as_hex = as_hex
+        self._device_key = device_key
+        self._context: Mapping[str, Any] | None = None
+        self._profile = profile
+        self._profiles = profiles
+
+    def decode(self, line: bytes) -> dict[str, Any]:
+        payload = line
+        if self._as_hex:
+            try:
+                payload = binascii.unhexlify(line.replace(b" ", b""))
+            except (binascii.Error, ValueError) as error:
+                return {"fault": f"not hexadecimal: {error}"}
+        received_at_us = time.time_ns() // 1000
+        frame = Frame(
+            "decode", self._codec.name, "stdin", payload, received_at_us, self._device_key, context=self._context
+        )
         try:
-            payload = binascii.unhexlify(line.replace(b" ", b""))
-        except (binascii.Error, ValueError) as error:
-            return {"fault": f"not hexadecimal: {error}"}
-    received_at_us = time.time_ns() // 1000
-    frame = Frame("decode", codec.name, "stdin", payload, received_at_us, device_key)
-    try:
-        reports = codec.parse(frame)
-        if profiles is not None:
-            for report in reports:
-                if report.fields is not None:
-                    report.reading = profiles.explain(profile, report, received_at_us)
-    except FrameError as error:
-        return {"fault": str(error)}
-    if reports and all(report.reading is None and report.fields is None and report.faults for report in reports):
+            reports = self._codec.parse(frame)
+            if self._profiles is not None:
+                for report in reports:
+                    if report.fields is not None:
+                        report.reading = self._profiles.explain(self._profile, report, received_at_us)
+        except FrameError as error:
+            return {"fault": str(error)}
+        for report in reports:
+            self._device_key = report.device_key or self._device_key
+            self._context = self._context if report.context is None else report.context
+        return _outcome(reports)
+
+
+def _outcome(reports: Sequence[Report]) -> dict[str, Any]:
+    if (
+        reports
+        and not any(report.reply for report in reports)
+        and all(report.reading is None and report.fields is None and report.faults for report in reports)
+    ):
         return {"fault": "; ".join(fault for report in reports for fault in report.faults or ())}
     return {
         "reports": [_shown(report) for report in reports],

@@ -92,6 +92,24 @@ def test_help_has_an_example() -> None:
         assert "Example:" in out
 
 
+def test_lines_are_one_connection(tmp_path: Path) -> None:
+    """What a login teaches holds for the lines behind it; a bad checksum is a fault, or a told one with --lenient."""
+    login = "78780d0103837141118104150002a2700d0a"
+    place = "78781f12110206152731cc003e7e88089239c500380002e4003bf700cbad00451e050d0a"
+    lines = tmp_path / "frames.hex"
+    lines.write_text(f"{login}\n{place}\n{place.replace('1e05', '1e06')}\n")
+    for flags, third in (([], "fault"), (["--lenient"], "reports")):
+        code, out, _ = run("decode", "gt06", *flags, lines)
+        first, second, last = (json.loads(line) for line in out.splitlines())
+        assert code == 0
+        assert first["reply"] == "787805010002eb470d0a"
+        assert second["reports"][0]["device_key"] == "383714111810415"
+        assert third in last
+    assert last["reports"][0]["faults"] == ["checksum: CRC 1e06, computed 1e05"]
+    code, out, _ = run("decode", "gt06", "--device-key", "T-1", lines)
+    assert json.loads(out.splitlines()[0])["reports"][0]["device_key"] == "383714111810415"
+
+
 def config(tmp_path: Path, text: str = "") -> Path:
     path = tmp_path / "carebell.toml"
     path.write_text(text, encoding="utf-8")
