@@ -19,6 +19,7 @@ from gateway import care
 from gateway.cli import main as cli
 from gateway.config import LATER_SECTIONS, Settings, load_settings
 from gateway.model import METRICS, SIGNALS
+from protocols.registry import TERMINALS
 from rules import schema
 from rules.loader import load_rules
 
@@ -91,7 +92,7 @@ def known_keys() -> dict[str, Any]:
     for name, field in Settings.model_fields.items():
         if name not in LATER_SECTIONS:
             keys |= keys_of(name, field)
-    return keys
+    return keys | {f"trackers.{name}": f"127.0.0.1:{codec.default_port}" for name, codec in TERMINALS.items()}
 
 
 def keys_of(name: str, field: FieldInfo) -> dict[str, Any]:
