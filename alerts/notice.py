@@ -22,8 +22,9 @@ class Notice(Struct, frozen=True, kw_only=True):
     callback finds its attempt even when the process died before the provider's id was written down.
     ``to`` is what the medium needs: an E.164 number, an e-mail address, a URL. ``text`` is the plain message,
     ``speech`` what a voice says (slow, plain, to be said twice). ``template`` and ``params`` are for providers that
-    only send texts they approved before. ``wants_answer``: a call asks for a key (1 I take it, 2 I cannot, 9 wrong
-    number). ``since_us`` is when the attempt was made: nothing older is taken for it; 0 when nobody knows.
+    only send texts they approved before. ``html`` is the same for an e-mail, "" for none. ``wants_answer``: a call asks
+    for a key (1 I take it, 2 I cannot, 9 wrong number). ``since_us`` is when the attempt was made: nothing older is
+    taken for it; 0 when nobody knows.
     """
 
     attempt_id: str
@@ -34,6 +35,7 @@ class Notice(Struct, frozen=True, kw_only=True):
     text: str
     subject: str = ""
     speech: str = ""
+    html: str = ""
     template: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
     priority: int = 1

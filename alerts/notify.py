@@ -21,6 +21,7 @@ from alerts import attempts, ladders, rows
 from alerts.breaker import Breaker
 from alerts.channel import Dispatch, NotNeededError, Receipt
 from alerts.compose import Composer, Language, compose
+from alerts.facts import role_of
 from alerts.lifecycle import transition
 from alerts.notice import Medium, Notice, Provider, Told, caller_of
 from alerts.people import NoticeSource, contact_of, hash_of
@@ -236,9 +237,11 @@ class NotifyChannel:
         begun = attempts.begun_with(connection, dispatch.idempotency_key)
         person = self._source.person(connection, alert.person_id) if alert.person_id else None
         link = self._link(alert.id)
+        device = self._source.device(connection, alert.device_id) if alert.device_id else None
         words = self._composer(
-            alert, person, language=language, recipient=recipient, link=link, timezone=snapshot.timezone
-        )
+            alert, person, language=language, recipient=recipient, link=link, timezone=snapshot.timezone,
+            medium=self._medium, role=role_of(str(payload["contact_id"]), self._medium), device=device,
+        )  # fmt: skip
         notice = Notice(
             attempt_id=dispatch.idempotency_key,
             alert_id=alert.id,
@@ -248,6 +251,7 @@ class NotifyChannel:
             text=words.text,
             subject=words.subject,
             speech=words.speech,
+            html=words.html,
             template=str(payload["template"]),
             params=words.params,
             priority=int(alert.severity),

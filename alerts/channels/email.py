@@ -166,6 +166,8 @@ def compose(notice: Notice, settings: EmailSettings, now_us: int) -> EmailMessag
         message["X-Priority"] = "1"
     text = f"{notice.text}\n\n{notice.link}" if notice.link and notice.link not in notice.text else notice.text
     message.set_content(_sound(text)[:MAX_TEXT])
+    if notice.html and len(notice.html) <= MAX_TEXT:
+        message.add_alternative(_sound(notice.html), subtype="html")
     return message
 
 

@@ -16,6 +16,8 @@ MAX_INLINE: Final = 4000
 """Characters of TwiML in a request to make a call (Twilio's Twiml parameter)."""
 MAX_KEY_TRIES: Final = 3
 KEY_WAIT_S: Final = 8
+LINE_PAUSE: Final = "600ms"
+"""Behind each line of a speech, so that what was said can be taken in."""
 
 
 class Voice(Struct, frozen=True):
@@ -31,7 +33,7 @@ VOICES: Final[Mapping[Language, Voice]] = {
     "en": Voice("en-US", "Polly.Joanna"),
 }
 
-_CHOICES: Final = {
+CHOICES: Final[Mapping[Language, str]] = {
     "zh": "如果您来处理，请按 1。如果您来不了，请按 2。如果打错了，请按 9。",
     "en": "If you take this, press 1. If you cannot, press 2. If this is the wrong number, press 9.",
 }
@@ -82,7 +84,7 @@ def reply(digits: str, language: Language, again_url: str | None, voices: Mappin
     else:
         _say(response, _NO_CHOICE[language], voice)
         gather = _gather(response, again_url)
-        _say(gather, _CHOICES[language], voice)
+        _say(gather, CHOICES[language], voice)
     ET.SubElement(response, "Hangup")
     return _text(response)
 
@@ -130,7 +132,7 @@ def _call(notice: Notice, speech: str, gather_url: str, voice: Voice) -> str:
     for _ in range(2):
         _say(into, speech, voice)
         if notice.wants_answer:
-            _say(into, _CHOICES[notice.language], voice)
+            _say(into, CHOICES[notice.language], voice)
         ET.SubElement(into, "Pause", {"length": "1"})
     if not notice.wants_answer:
         _say(response, _ENDED[notice.language], voice)
@@ -157,10 +159,14 @@ def _gather(parent: ET.Element, action_url: str) -> ET.Element:
 
 def _say(parent: ET.Element, words: str, voice: Voice) -> None:
     say = ET.SubElement(parent, "Say", {"language": voice.language, "voice": voice.voice})
-    if voice.rate:
-        ET.SubElement(say, "prosody", {"rate": voice.rate}).text = words
-    else:
-        say.text = words
+    lines = words.split("\n")
+    if not voice.rate:
+        say.text = " ".join(lines)
+        return
+    spoken = ET.SubElement(say, "prosody", {"rate": voice.rate})
+    spoken.text = lines[0]
+    for line in lines[1:]:
+        ET.SubElement(spoken, "break", {"time": LINE_PAUSE}).tail = line
 
 
 def _shorter(speech: str, length: int) -> str:
@@ -173,11 +179,15 @@ def _shorter(speech: str, length: int) -> str:
 def _text(root: ET.Element) -> str:
     """ASCII with character references would cost six times the room: Chinese stays itself. XML 1.0 forbids the rest."""
     for element in root.iter():
-        if element.text:
-            element.text = "".join(
-                c if c >= " " and c not in "\x7f\ufffe\uffff" and not _surrogate(c) else " " for c in element.text
-            )
+        element.text = _sound(element.text)
+        element.tail = _sound(element.tail)
     return '<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="unicode")
+
+
+def _sound(text: str | None) -> str | None:
+    if not text:
+        return text
+    return "".join(c if c >= " " and c not in "\x7f\ufffe\uffff" and not _surrogate(c) else " " for c in text)
 
 
 def _surrogate(character: str) -> bool:

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note."),
+    "notify": ("gateway.cli.notify", "What messages and calls say: preview, lint."),
     "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),
     "orders": ("gateway.cli.orders", "Orders: list, show, request, redispatch, supervise, complaint, followup."),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),

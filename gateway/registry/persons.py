@@ -49,6 +49,7 @@ SPEC: Final = f.Spec(
         f.Field("care_plan", f.json_object(_check_plan), "照护计划", personal=True),
         f.Field("agreement_ref", f.text_of(100), "协议"),
         f.Field("preferred_organization", f.text_of(100), "首选机构"),
+        f.Field("address_form", f.text_of(40), "称呼", personal=True),
         f.Field("note", f.text_of(1000), "备注", personal=True),
     ),
 )

@@ -1,3 +1,6 @@
+-- How a person wants to be called in messages and calls: 王奶奶.
+ALTER TABLE person ADD COLUMN address_form TEXT;
+
 -- The call log (DB4110 5.10): attempts learn who called whom, recordings have serial numbers, and holds stop deletion.
 
 ALTER TABLE attempt ADD COLUMN direction TEXT NOT NULL DEFAULT 'outbound' CHECK (direction IN ('outbound', 'inbound'));
