@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
 import subprocess
@@ -25,6 +26,8 @@ from gateway.downlink import ProfileCommands
 from gateway.model import Actor
 from gateway.storage.database import FILE_NAME, open_database
 from protocols.registry import CODECS
+from simulators.devices import Gateway
+from simulators.fleet import Fleet, FleetPlan
 from tests.daemon import Daemon, carebell, provision
 
 pytestmark = pytest.mark.live
@@ -157,7 +160,7 @@ def test_commands_reach_sleeping_devices_and_survive_restarts(tmp_path: Path) ->
     carebell("audit", "verify", data_dir=data_dir)
 
 
-def test_a_replaced_token_ends_the_connection_that_it_opened(tmp_path: Path) -> None:
+def test_a_replaced_token_ends_the_connection_that_it_opened_and_the_fleet_obeys(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     tokens = provision(data_dir, 2)
     with Daemon(data_dir) as daemon:
@@ -168,3 +171,26 @@ def test_a_replaced_token_ends_the_connection_that_it_opened(tmp_path: Path) -> 
             client.loop_stop()
             other.say(witness, seq=1, signals=["test"])
             assert not other.gone.is_set()
+        token = new_token(data_dir)
+        book = Book(data_dir)
+        commands = [book.ask("locate"), book.ask("restart")]
+        fleet = Fleet(
+            Gateway("127.0.0.1", daemon.mqtt_port, daemon.url), [("D-1", token)], FleetPlan(1.0, duration_s=30.0)
+        )
+        asyncio.run(obey(fleet, lambda: all(book.state(command) == "confirmed done" for command in commands)))
+        assert fleet.commands_done == 2
+        book.close()
+
+
+def new_token(data_dir: Path) -> str:
+    told = carebell("devices", "credentials", "D-1", "--json", data_dir=data_dir)
+    return str(json.loads(told)["token"])
+
+
+async def obey(fleet: Fleet, done: Callable[[], bool]) -> None:
+    """Let the fleet run until this is so."""
+    async with asyncio.timeout(UNTIL_S), asyncio.TaskGroup() as group:
+        group.create_task(fleet.run())
+        while not done():
+            await asyncio.sleep(0.05)
+        fleet.stop()

@@ -86,7 +86,7 @@ def test_after_a_restart_nobody_knows_whether_it_was_fetched(tmp_path: Path) -> 
         async with running(tmp_path) as world:
             mailbox, _ = mailbox_of(world)
             client = await listening(world)  # a session that ends with its connection leaves no trace
-            number = await put(world, mailbox, b"ring", lives_us=2 * 10**6)
+            number = await put(world, mailbox, b"ring", lives_us=6 * 10**5)
             assert await client.receive() is not None
         async with running(tmp_path) as world:
             _, told = mailbox_of(world)
