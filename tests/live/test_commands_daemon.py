@@ -28,11 +28,14 @@ from gateway.storage.database import FILE_NAME, open_database
 from protocols.registry import CODECS
 from simulators.devices import Gateway
 from simulators.fleet import Fleet, FleetPlan
-from tests.daemon import Daemon, carebell, provision
+from simulators.terminals.base import Terminal
+from simulators.terminals.gt06 import Gt06Script
+from tests.daemon import Daemon, carebell, free_port, provision
 
 pytestmark = pytest.mark.live
 
 UNTIL_S = 15.0
+IMEI = "490154203237518"
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -91,11 +94,11 @@ class Book:
         self._connection = open_database(data_dir / FILE_NAME)
         self._catalog = ProfileCommands(load_profiles(), CODECS)
 
-    def ask(self, name: str, *, age_s: int = 0, **parameters: Any) -> str:
-        """Give D-1 a command that expires 10 s after it was given, ``age_s`` ago."""
+    def ask(self, name: str, *, device_id: str = "D-1", age_s: int = 0, **parameters: Any) -> str:
+        """Give a command; with ``age_s`` so long ago, and it expires 10 s after that."""
         self._connection.execute("BEGIN IMMEDIATE")
         command = ledger.request(
-            self._connection, self._catalog, "D-1", name, parameters, expires_s=10 if age_s else None,
+            self._connection, self._catalog, device_id, name, parameters, expires_s=10 if age_s else None,
             now_us=SystemClock().now_us() - age_s * US_PER_S, actor=Actor("operator", "test"),
         )  # fmt: skip
         self._connection.execute("COMMIT")
@@ -160,10 +163,13 @@ def test_commands_reach_sleeping_devices_and_survive_restarts(tmp_path: Path) ->
     carebell("audit", "verify", data_dir=data_dir)
 
 
-def test_a_replaced_token_ends_the_connection_that_it_opened_and_the_fleet_obeys(tmp_path: Path) -> None:
+def test_a_replaced_token_ends_the_connection_that_it_opened_and_simulated_devices_obey(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     tokens = provision(data_dir, 2)
-    with Daemon(data_dir) as daemon:
+    words = ("add", "--id", "T-1", "--profile", "trackers.gt06", "--imei", IMEI, "--json")
+    carebell("devices", *words, data_dir=data_dir)
+    port = free_port()
+    with Daemon(data_dir, CAREBELL_TRACKERS__GT06=f"127.0.0.1:{port}") as daemon:
         rotated, other = Device(daemon, "D-1", tokens["D-1"]), Device(daemon, "D-2", tokens["D-2"])
         with rotated.awake() as client, other.awake() as witness:
             carebell("devices", "credentials", "D-1", data_dir=data_dir)
@@ -179,7 +185,20 @@ def test_a_replaced_token_ends_the_connection_that_it_opened_and_the_fleet_obeys
         )
         asyncio.run(obey(fleet, lambda: all(book.state(command) == "confirmed done" for command in commands)))
         assert fleet.commands_done == 2
+        asyncio.run(terminal_obeys(book, port))
         book.close()
+
+
+async def terminal_obeys(book: Book, port: int) -> None:
+    """A pendant over TCP, which knows no ids: one command after the other, and the dangerous one once."""
+    commands = [book.ask("interval", device_id="T-1", seconds=30), book.ask("restart", device_id="T-1")]
+    terminal = Terminal(Gt06Script(IMEI), "127.0.0.1", port)
+    async with asyncio.timeout(UNTIL_S), asyncio.TaskGroup() as group:
+        running = group.create_task(terminal.run())
+        while not all(book.state(command) == "confirmed done" for command in commands):
+            await asyncio.sleep(0.05)
+        running.cancel()
+    assert len(terminal.commands) == 2
 
 
 def new_token(data_dir: Path) -> str:
