@@ -9,7 +9,7 @@ from typing import Any, Final
 import apsw
 import structlog
 
-from alerts import attempts, ladders, rows
+from alerts import attempts, care, ladders, rows
 from alerts.attempts import Attempt
 from alerts.lifecycle import transition
 from alerts.notice import Told
@@ -36,6 +36,8 @@ def take_told(connection: apsw.Connection, told: Told, now_us: int, policy: Poli
     if not attempts.note_told(connection, told, attempt.provider):
         return "repeated"
     attempts.take(connection, attempt, told)
+    if attempt.ladder == care.LANE:
+        return "noted" if attempt.digits else care.take_answer(connection, told, now_us, policy)
     if not told.digits:
         if told.state in ("failed", "undelivered") and attempt.medium == "voice":
             _go_on(connection, attempt, told, now_us, policy)

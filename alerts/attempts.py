@@ -99,8 +99,13 @@ def wait_us(
     provider: str,
     quotas: Sequence[Quota],
     now_us: int,
+    *,
+    with_care: bool = False,
 ) -> int:
-    """How long until this provider may send to this address again; 0 when it may now."""
+    """How long until this provider may send to this address again; 0 when it may now.
+
+    ``with_care``: caring messages and calls count as well. For alerts they do not: care takes nothing from them.
+    """
     own = [quota for quota in quotas if quota.medium == medium and quota.provider == provider]
     quota = next(iter(own or [each for each in quotas if each.medium == medium and not each.provider]), None)
     longest = 0
@@ -108,8 +113,8 @@ def wait_us(
         row = connection.execute(
             "SELECT started_at_us FROM attempt WHERE address_hash = ? AND medium = ? AND provider = ?"
             " AND started_at_us > ? AND started_at_us <= ? AND state NOT IN ('deferred', 'refused')"
-            " AND direction = 'outbound' ORDER BY started_at_us DESC LIMIT 1 OFFSET ?",
-            (address_hash, medium, provider, now_us - seconds * US_PER_S, now_us, count - 1),
+            " AND direction = 'outbound' AND (? OR ladder <> 'care') ORDER BY started_at_us DESC LIMIT 1 OFFSET ?",
+            (address_hash, medium, provider, now_us - seconds * US_PER_S, now_us, with_care, count - 1),
         ).fetchone()
         if row is not None:
             longest = max(longest, int(row[0]) + seconds * US_PER_S - now_us)
@@ -120,7 +125,7 @@ def called_within(connection: apsw.Connection, address_hash: str, medium: Medium
     """Whether any provider was asked to reach this address after ``since_us``."""
     row = connection.execute(
         "SELECT 1 FROM attempt WHERE address_hash = ? AND medium = ? AND started_at_us > ? AND started_at_us <= ?"
-        " AND state NOT IN ('deferred', 'refused') AND direction = 'outbound' LIMIT 1",
+        " AND state NOT IN ('deferred', 'refused') AND direction = 'outbound' AND ladder <> 'care' LIMIT 1",
         (address_hash, medium, since_us, now_us),
     ).fetchone()
     return row is not None

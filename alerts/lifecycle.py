@@ -13,7 +13,7 @@ import apsw
 import msgspec
 from msgspec import Struct, field
 
-from alerts import ladders, order_requests, outbox_rows, promises, rows, suppression, timers
+from alerts import care_rows, ladders, order_requests, outbox_rows, promises, rows, suppression, timers
 from alerts.changes import CHANGES, Request, clean_text
 from alerts.policy import SILENCE_KINDS, Policy, Steps
 from alerts.rows import Alert
@@ -360,6 +360,8 @@ def _lose_sight(connection: apsw.Connection, effect: Raise, now_us: int, policy:
 
 
 def _apply_clear(connection: apsw.Connection, effect: Clear, now_us: int, policy: Policy, applied: Applied) -> None:
+    if effect.rule_id == care_rows.SIGN_RULE:
+        care_rows.take_sign(connection, effect.person_id, effect.at_us, now_us)
     subject = rows.subject_for(policy.site, effect)
     alert = rows.find_open(connection, subject, effect.kind, verified=True) or rows.find_open(
         connection, subject, effect.kind, verified=False

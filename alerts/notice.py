@@ -10,6 +10,8 @@ from msgspec import Struct, field
 from alerts.channel import Receipt
 
 Medium = Literal["sms", "voice", "email", "chat", "push", "webhook"]
+Question = Literal["take", "well"]
+"""Which keys a call asks for. ``take``: who takes an alert; ``well``: 1 I am well, 2 I need help, 9 wrong number."""
 AttemptState = Literal[
     "queued", "sent", "delivered", "undelivered", "ringing", "answered", "no_answer", "busy", "machine", "failed",
 ]  # fmt: skip
@@ -40,6 +42,7 @@ class Notice(Struct, frozen=True, kw_only=True):
     params: Mapping[str, str] = field(default_factory=dict)
     priority: int = 1
     wants_answer: bool = False
+    question: Question = "take"
     link: str = ""
     since_us: int = 0
 

@@ -17,6 +17,9 @@ from gateway.model import Actor
 STATES: Final = ("pending", "sending", "retry", "done", "dead", "superseded")
 TRIES_THAT_HOLD_ORDER: Final = 3
 """A dispatch that failed this often no longer holds back later ones of its order key: no emergency waits for it."""
+CARE_PRIORITY: Final = 5
+PRIORITIES: Final = (1, 2, 3, 4, CARE_PRIORITY)
+"""Severities, and behind all of them what is said in care."""
 FARTHEST_RETRY_US: Final = 600 * 1_000_000
 
 _COLUMNS: Final = (
@@ -71,7 +74,7 @@ def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int
     emergency does not wait for anything less) or have already failed TRIES_THAT_HOLD_ORDER times.
     """
     taken: list[Dispatch] = []
-    for priority in (1, 2, 3, 4):
+    for priority in PRIORITIES:
         if len(taken) >= limit:
             break
         rows = connection.execute(
@@ -103,7 +106,7 @@ def next_due_us(connection: apsw.Connection, destination: str, after_us: int) ->
     """When the next dispatch becomes due, of those that become so after ``after_us``."""
     due = [
         row[0]
-        for priority in (1, 2, 3, 4)
+        for priority in PRIORITIES
         for row in connection.execute(
             "SELECT min(next_at_us) FROM outbox WHERE destination = ? AND priority = ? AND next_at_us > ?"
             " AND state IN ('pending', 'retry')",
@@ -182,6 +185,16 @@ def finish_superseded(connection: apsw.Connection, dispatch_id: int, reason: str
         "UPDATE outbox SET state = 'superseded', last_error = ?, done_at_us = ? WHERE id = ?",
         (reason[:500], now_us, dispatch_id),
     )
+
+
+def is_any_due(connection: apsw.Connection, destination: str, now_us: int) -> bool:
+    """Whether something is to be sent, or is being sent, to this destination now."""
+    row = connection.execute(
+        "SELECT 1 FROM outbox WHERE destination = ? AND (state = 'sending'"
+        " OR (state IN ('pending', 'retry') AND next_at_us <= ?)) LIMIT 1",
+        (destination, now_us),
+    ).fetchone()
+    return row is not None
 
 
 def attempts_of(connection: apsw.Connection, idempotency_key: str) -> int:

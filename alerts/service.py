@@ -11,7 +11,7 @@ import apsw
 import structlog
 from prometheus_client import Counter, Gauge
 
-from alerts import auditor, due, outbox_rows, timers
+from alerts import auditor, care_rows, due, outbox_rows, timers
 from alerts.lifecycle import Applied, apply_effects
 from alerts.policy import HOUR_US, Policy
 from gateway import audit, crashpoints
@@ -181,6 +181,7 @@ class AlertService:
             if jump_us < 0:
                 timers.shift(connection, jump_us)
                 outbox_rows.shift(connection, jump_us)
+                care_rows.shift(connection, jump_us)
             audit.append(
                 connection, at_us=now_us, actor=Actor("system", "clock"), action="clock_jumped", subject="site/clock",
                 evidence={"by_ms": jump_us // 1000},

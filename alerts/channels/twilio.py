@@ -159,6 +159,7 @@ class TwilioProvider:
 
     async def _send_call(self, notice: Notice) -> Any:
         url = self.callbacks.url
+        asked = {"l": notice.language, "n": "1"} | ({} if notice.question == "take" else {"q": notice.question})
         detection: dict[str, Any] = {}
         if self._machine_detection:  # beside the message: nobody waits in silence for its result
             detection = {
@@ -170,7 +171,7 @@ class TwilioProvider:
         return await self.client().calls.create_async(
             to=notice.to,
             from_=self._from_number,
-            twiml=twilio_twiml.call(notice, url(notice.attempt_id, "gather", l=notice.language, n="1"), self._voices),
+            twiml=twilio_twiml.call(notice, url(notice.attempt_id, "gather", **asked), self._voices),
             timeout=RING_S,
             time_limit=CALL_LIMIT_S,
             status_callback=url(notice.attempt_id, "call"),

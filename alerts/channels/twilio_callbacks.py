@@ -23,7 +23,7 @@ from twilio.request_validator import (  # type: ignore[import-untyped] # ships n
 
 from alerts.channels import twilio_twiml
 from alerts.channels.twilio_twiml import Language
-from alerts.notice import AttemptState, Told
+from alerts.notice import AttemptState, Question, Told
 from gateway.clock import Clock
 from gateway.errors import NotFoundError, UsageError
 
@@ -162,14 +162,16 @@ class TwilioCallbacks:
         digits = "".join(key for key in form.get("Digits", "") if key in "0123456789*#")[:8]
         language: Language = "en" if query.get("l") == "en" else "zh"
         tried = int(query.get("n", "1")) if query.get("n", "1") in "123456789" else twilio_twiml.MAX_KEY_TRIES
+        question: Question = "well" if query.get("q") == "well" else "take"
+        asked = {"q": "well"} if question == "well" else {}
         again = None
         if tried < twilio_twiml.MAX_KEY_TRIES:
-            again = self.url(attempt_id, "gather", l=language, n=str(tried + 1))
+            again = self.url(attempt_id, "gather", l=language, n=str(tried + 1), **asked)
         told = Told(
             attempt_id=attempt_id, provider="twilio", provider_id=form.get("CallSid", ""), state="answered",
             at_us=now_us, digits=digits, detail={**_details(form), "asked": tried},
         )  # fmt: skip
-        return Heard(told, twilio_twiml.reply(digits, language, again))
+        return Heard(told, twilio_twiml.reply(digits, language, again, question=question))
 
 
 def told_of(attempt_id: str, kind: str, form: Mapping[str, str], now_us: int) -> Told | None:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from alerts.notice import Notice
+from alerts.notice import Notice, Question
 
 Language = Literal["zh", "en"]
 
@@ -37,25 +37,46 @@ CHOICES: Final[Mapping[Language, str]] = {
     "zh": "如果您来处理，请按 1。如果您来不了，请按 2。如果打错了，请按 9。",
     "en": "If you take this, press 1. If you cannot, press 2. If this is the wrong number, press 9.",
 }
-_UNHEARD: Final = {
+_WELL_CHOICES: Final[Mapping[Language, str]] = {
+    "zh": "如果您一切都好，请按 1。如果您需要帮助，请按 2。如果打错了，请按 9。",
+    "en": "If you are well, press 1. If you need help, press 2. If this is the wrong number, press 9.",
+}
+_UNHEARD: Final[Mapping[Language, str]] = {
     "zh": "没有收到按键。我们会联系其他人。再见。",
     "en": "No key was pressed. We will call someone else. Goodbye.",
 }
-_TAKEN: Final = {
+_TAKEN: Final[Mapping[Language, str]] = {
     "zh": "收到您的答复：您来处理。谢谢您，再见。",
     "en": "We have your answer: you take it. Thank you. Goodbye.",
 }
-_CANNOT: Final = {
+_CANNOT: Final[Mapping[Language, str]] = {
     "zh": "知道了，我们会联系其他人。再见。",
     "en": "Understood. We will call someone else. Goodbye.",
 }
-_WRONG_NUMBER: Final = {
+_WRONG_NUMBER: Final[Mapping[Language, str]] = {
     "zh": "对不起，打扰您了。我们会更正号码。再见。",
     "en": "We are sorry to have disturbed you. We will correct the number. Goodbye.",
 }
-_NO_CHOICE: Final = {"zh": "没有这个选项。", "en": "That key is not one of the choices."}
-_ENDED: Final = {"zh": "再见。", "en": "Goodbye."}
-_REPLIES: Final = {"1": _TAKEN, "2": _CANNOT, "9": _WRONG_NUMBER}
+_WELL: Final[Mapping[Language, str]] = {
+    "zh": "知道您一切都好，我们就放心了。再见。",
+    "en": "We are glad that you are well. Goodbye.",
+}
+_HELP: Final[Mapping[Language, str]] = {
+    "zh": "知道了，我们马上联系您。请不要离开电话。再见。",
+    "en": "Understood. We will call you at once. Please stay near your telephone. Goodbye.",
+}
+_UNHEARD_WELL: Final[Mapping[Language, str]] = {
+    "zh": "没有收到按键。我们过一会儿再打给您。再见。",
+    "en": "No key was pressed. We will call you again. Goodbye.",
+}
+_NO_CHOICE: Final[Mapping[Language, str]] = {"zh": "没有这个选项。", "en": "That key is not one of the choices."}
+_ENDED: Final[Mapping[Language, str]] = {"zh": "再见。", "en": "Goodbye."}
+_REPLIES: Final[Mapping[Question, Mapping[str, Mapping[Language, str]]]] = {
+    "take": {"1": _TAKEN, "2": _CANNOT, "9": _WRONG_NUMBER},
+    "well": {"1": _WELL, "2": _HELP, "9": _WRONG_NUMBER},
+}
+_KEYS: Final[Mapping[Question, Mapping[Language, str]]] = {"take": CHOICES, "well": _WELL_CHOICES}
+_NO_KEY: Final[Mapping[Question, Mapping[Language, str]]] = {"take": _UNHEARD, "well": _UNHEARD_WELL}
 
 
 def call(notice: Notice, gather_url: str, voices: Mapping[Language, Voice] = VOICES) -> str:
@@ -72,19 +93,26 @@ def call(notice: Notice, gather_url: str, voices: Mapping[Language, Voice] = VOI
         speech = _shorter(speech, max(len(speech) - max(excess // 2, 1), 0))
 
 
-def reply(digits: str, language: Language, again_url: str | None, voices: Mapping[Language, Voice] = VOICES) -> str:
+def reply(
+    digits: str,
+    language: Language,
+    again_url: str | None,
+    voices: Mapping[Language, Voice] = VOICES,
+    question: Question = "take",
+) -> str:
     """The answer to a key. One without a meaning is asked for again at ``again_url``; None when it was the last try."""
     response = ET.Element("Response")
     voice = voices[language]
-    known = _REPLIES.get(digits)
+    known = _REPLIES[question].get(digits)
+    unheard = _NO_KEY[question]
     if known is not None or not digits:
-        _say(response, (known or _UNHEARD)[language], voice)
+        _say(response, (known or unheard)[language], voice)
     elif again_url is None:
-        _say(response, _NO_CHOICE[language] + _UNHEARD[language], voice)
+        _say(response, _NO_CHOICE[language] + unheard[language], voice)
     else:
         _say(response, _NO_CHOICE[language], voice)
         gather = _gather(response, again_url)
-        _say(gather, CHOICES[language], voice)
+        _say(gather, _KEYS[question][language], voice)
     ET.SubElement(response, "Hangup")
     return _text(response)
 
@@ -132,7 +160,7 @@ def _call(notice: Notice, speech: str, gather_url: str, voice: Voice) -> str:
     for _ in range(2):
         _say(into, speech, voice)
         if notice.wants_answer:
-            _say(into, CHOICES[notice.language], voice)
+            _say(into, _KEYS[notice.question][notice.language], voice)
         ET.SubElement(into, "Pause", {"length": "1"})
     if not notice.wants_answer:
         _say(response, _ENDED[notice.language], voice)

@@ -25,7 +25,9 @@ from zoneinfo import ZoneInfo
 import apsw
 from msgspec import Struct
 
-from alerts import auditor, ladders, outbox_rows, rows
+from alerts import auditor, care_rows, ladders, outbox_rows, rows
+from alerts.care_messages import Care, build_care
+from alerts.care_rows import Schedule
 from alerts.channel import Dispatch, Receipt
 from alerts.escalation import Escalation, build
 from alerts.lifecycle import apply_effects, transition
@@ -38,7 +40,7 @@ from alerts.rows import Alert
 from alerts.service import AlertService
 from gateway.clock import US_PER_S, from_us, to_us
 from gateway.errors import ConflictError, DeliveryDeferredError
-from gateway.model import Actor, Severity
+from gateway.model import Actor, Clear, Severity
 from tests.alerts_support import FileStore, sos
 
 ZONE: Final = ZoneInfo("Asia/Shanghai")
@@ -244,10 +246,14 @@ class World:
             clock=self.clock, rng=random.Random(7), failover_s=1.0,
         )  # fmt: skip
         policy = self.escalation.policy
+        self.care: Care = build_care(
+            policy=policy, providers=self.carriers, source=self.people, store=self.store, clock=self.clock,
+            rng=random.Random(7),
+        )  # fmt: skip
         self.outbox = Outbox(
-            self.store, {"order_api": self.platform, **self.escalation.channels}, self.clock,
-            handlers={"order": OrderHandler(policy), **self.escalation.handlers}, technician=DestinationWatch(policy),
-            rng=random.Random(7), workers=4, poll_s=0.01,
+            self.store, {"order_api": self.platform, **self.escalation.channels, **self.care.channels}, self.clock,
+            handlers={"order": OrderHandler(policy), **self.escalation.handlers, **self.care.handlers},
+            technician=DestinationWatch(policy), rng=random.Random(7), workers=4, poll_s=0.01,
         )  # fmt: skip
         self.service = AlertService(self.store, self.clock, policy, wake=self.outbox.wake)
         self.service._anchor()
@@ -280,6 +286,8 @@ class World:
         self.happened.append(Happening(self.clock.now_us(), what, key))
 
     def who(self, notice: Notice) -> str:
+        if notice.to == "+8613800000001":
+            return "person"
         if notice.to.startswith("+8613900000"):
             return f"contact {int(notice.to[-2:])}"
         for role, staff in self.book.staff.items():
@@ -292,14 +300,17 @@ class World:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 await self.service._fire()
+                await self.care.service.tick()
                 self.outbox.wake()
                 await asyncio.sleep(0.001)
                 now_us = self.clock.now_us()
                 (busy,) = self.store.connection.execute(
                     "SELECT (SELECT count(*) FROM outbox WHERE state = 'sending'"
                     " OR (state IN ('pending', 'retry') AND next_at_us <= ?))"
-                    " + (SELECT count(*) FROM timer WHERE due_at_us <= ?)",
-                    (now_us, now_us),
+                    " + (SELECT count(*) FROM timer WHERE due_at_us <= ?)"
+                    " + (SELECT count(*) FROM care_schedule WHERE state = 'active' AND next_at_us <= ?)"
+                    " + (SELECT count(*) FROM care_occasion WHERE state = 'asking' AND due_at_us <= ?)",
+                    (now_us, now_us, now_us, now_us),
                 ).fetchone() or (0,)
                 if not busy:
                     return
@@ -310,7 +321,9 @@ class World:
         while self.clock.now_us() < at_us:
             due: list[Any] = self.store.connection.execute(
                 "SELECT min(due_at_us) FROM timer UNION ALL"
-                " SELECT min(next_at_us) FROM outbox WHERE state IN ('pending', 'retry')"
+                " SELECT min(next_at_us) FROM outbox WHERE state IN ('pending', 'retry') UNION ALL"
+                " SELECT min(next_at_us) FROM care_schedule WHERE state = 'active' UNION ALL"
+                " SELECT min(due_at_us) FROM care_occasion WHERE state = 'asking'"
             ).fetchall()
             times = [row[0] for row in due if row[0] is not None and row[0] > self.clock.now_us()]
             self.clock.pass_us(min([at_us, *times]) - self.clock.now_us())
@@ -335,6 +348,33 @@ class World:
         ).fetchone()
         assert found is not None
         return rows.alert_of(found)
+
+    async def plan(self, kind: str, medium: str, at: str, contact: str = "") -> None:
+        """One more schedule of care."""
+        now_us = self.clock.now_us()
+        schedule = Schedule(
+            id=f"{kind}-{at.replace(':', '')}", person_id="P-0001", contact_id=contact, kind=kind, medium=medium, at=at,
+            days="1234567", words="", since="05:00", wait_minutes=15, tries=2, next_at_us=0,
+        )  # fmt: skip
+        await self.write(
+            lambda c: care_rows.add(c, schedule, "Asia/Shanghai", actor=Actor("operator", "U-1"), now_us=now_us)
+        )
+
+    async def reply(self, text: str) -> str:
+        """The person writes back."""
+        came = await self.care.service.take_reply("+8613800000001", text, str(self.clock.now_us()))
+        await self.settle()
+        return came
+
+    async def say_ok(self) -> None:
+        """The person presses "I'm OK" on a device."""
+        self.presses += 1
+        now_us, policy = self.clock.now_us(), self.escalation.policy
+        effect = Clear(
+            effect_id=f"r{self.presses}:{care_rows.SIGN_RULE}", kind="no_answer", person_id="P-0001",
+            device_id="D-0001", seq=self.presses, at_us=now_us, rule_id=care_rows.SIGN_RULE,
+        )  # fmt: skip
+        await self.write(lambda c: apply_effects(c, [effect], now_us, policy))
 
     async def act(self, action: str, actor: Actor, **more: Any) -> None:
         alert = self.alert()
@@ -404,11 +444,18 @@ async def _do(world: World, sentence: str) -> None:
         await world.act("resolve", Actor("operator", "U-1", role="operator"), outcome=match[1])
     elif sentence == "console shows it":
         await world.act("presented", Actor("operator", "U-1", role="operator"))
-    elif match := re.fullmatch(r"((?:contact|staff) \w+) presses (\d)(?: and it is (\w+))?", sentence):
+    elif match := re.fullmatch(r"((?:contact |staff )?\w+) presses (\d)(?: and it is (\w+))?", sentence):
         result = await world.tell(match[1], match[2])
         assert not match[3] or result == match[3], f"{sentence}: it was {result}"
     elif match := re.fullmatch(r"(contact \d) (no_answer|busy|machine|answered|failed)", sentence):
         await world.tell(match[1], "", cast("AttemptState", match[2]))
+    elif match := re.fullmatch(r"care (message|check) by (sms|voice) at (\d\d:\d\d)(?: to contact (\d))?", sentence):
+        await world.plan(match[1], match[2], match[3], f"P-0001.{match[4]}" if match[4] else "")
+    elif match := re.fullmatch(r"person replies (\S+) and it is (\w+)", sentence):
+        result = await world.reply(match[1])
+        assert result == match[2], f"{sentence}: it was {result}"
+    elif sentence == "person says ok":
+        await world.say_ok()
     elif match := re.fullmatch(r"(first|second) provider (fails|works)", sentence):
         getattr(world, match[1]).down = match[2] == "fails"
     elif match := re.fullmatch(r"clock jumps ([+-]\d+)", sentence):
@@ -419,6 +466,14 @@ async def _do(world: World, sentence: str) -> None:
 
 
 def _holds(world: World, sentence: str) -> None:
+    if match := re.fullmatch(r"check (\w+)", sentence):
+        (newest,) = care_rows.list_occasions(world.store.connection, limit=1)
+        assert newest["state"] == match[1], newest
+        return
+    if match := re.fullmatch(r"no alert|alert (\w+) (\w+)", sentence):
+        shown = [(each["kind"], each["condition"]) for each in rows.list_alerts(world.store.connection, open_only=True)]
+        assert shown == ([(match[1], match[2])] if match[1] else []), shown
+        return
     alert = world.alert()
     if match := re.fullmatch(r"state (\w+)", sentence):
         assert alert.handling.value == match[1], alert.handling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +89,14 @@ def test_a_conference_outlives_each_of_its_legs() -> None:
     assert conference.attrib["endConferenceOnExit"] == "false"
     assert conference.attrib["record"] == "record-from-start"
     assert conference.attrib["participantLabel"] == "person-a-1"
+
+
+def test_a_caring_call_asks_how_they_are_and_thanks_for_the_answer() -> None:
+    asked = msgspec.structs.replace(notice("您今天好吗？"), question="well")
+    document = twilio_twiml.call(asked, GATHER)
+    assert document.count("如果您需要帮助，请按 2") == 2
+    assert "如果您来处理" not in document
+    assert "放心" in twilio_twiml.reply("1", "zh", None, question="well")
+    assert "马上联系您" in twilio_twiml.reply("2", "zh", None, question="well")
+    assert "如果您一切都好" in twilio_twiml.reply("5", "zh", GATHER, question="well")
+    assert "call you again" in twilio_twiml.reply("", "en", None, question="well")

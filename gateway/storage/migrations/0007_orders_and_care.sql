@@ -33,7 +33,7 @@ CREATE UNIQUE INDEX order_record_supervised ON order_record (alert_id, number, r
 -- Caring messages, calls and "I'm OK" checks: what is to be said to whom and when, in the person's local time.
 CREATE TABLE care_schedule (
     id TEXT PRIMARY KEY,
-    person_id TEXT NOT NULL REFERENCES person (id),
+    person_id TEXT NOT NULL,
     contact_id TEXT NOT NULL,                 -- "" for the person, else one of their contacts
     kind TEXT NOT NULL CHECK (kind IN ('message', 'check')),
     medium TEXT NOT NULL CHECK (medium IN ('sms', 'voice')),
@@ -60,6 +60,7 @@ CREATE TABLE care_occasion (
     state TEXT NOT NULL CHECK (state IN ('asking', 'sent', 'answered', 'help', 'unanswered', 'skipped', 'failed')),
     reason TEXT NOT NULL,                     -- why it was skipped, or who answered how
     tries INTEGER NOT NULL,
+    reached INTEGER NOT NULL,                 -- how many of the tries a provider took
     begun_at_us INTEGER NOT NULL,
     due_at_us INTEGER,                        -- while asking: when the next try or the alert comes
     ended_at_us INTEGER,
