@@ -183,7 +183,7 @@ def _overspeed(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     return _command(parameters, f"J1{int(parameters['km_per_h'])}")
 
 
-def _raw(parameters: Mapping[str, Any], _device_key: str) -> bytes:
+def _text(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     return _command(parameters, str(parameters["text"]))
 
 
@@ -197,7 +197,7 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
         "light": _switch("LED"),
         "fence": _fence,
         "overspeed": _overspeed,
-        "raw": _raw,
+        "text": _text,
     }
 )
 """By name: parameters (``password`` where it is not the default) and the terminal's key to a text."""

@@ -417,7 +417,7 @@ def _sos_number(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     return _text_command(parameters, f"A{slot},1,1,{parameters['number']}")
 
 
-def _raw(parameters: Mapping[str, Any], _device_key: str) -> bytes:
+def _text(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     return _text_command(parameters, str(parameters["text"]))
 
 
@@ -429,7 +429,7 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
         "restart": _fixed("reboot"),
         "power_off": _fixed("off"),
         "factory_reset": _fixed("reset"),
-        "raw": _raw,
+        "text": _text,
     }
 )
 """By name: parameters and the terminal's key to a frame."""

@@ -31,7 +31,7 @@ def _interval(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     return package(parameters, f"TIMER,{int(parameters['seconds'])}#")
 
 
-def _contacts(parameters: Mapping[str, Any], _device_key: str) -> bytes:
+def _sos_numbers(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     """At most three numbers, which are the ones that an SOS calls; none deletes them."""
     numbers = [str(number) for number in parameters["numbers"]]
     if len(numbers) > 3:
@@ -47,10 +47,10 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
     {
         "locate": _fixed("WHERE#"),
         "interval": _interval,
-        "contacts": _contacts,
+        "sos_numbers": _sos_numbers,
         "restart": _fixed("RESET#"),
         "factory_reset": _fixed("FACTORY#"),
-        "raw": _text,
+        "text": _text,
     }
 )
 """By name: parameters and the terminal's key to a package. Raises UsageError for what cannot be sent."""

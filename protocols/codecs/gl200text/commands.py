@@ -33,7 +33,7 @@ def _real_time(sub_command: str) -> Encode:
     return encode
 
 
-def _raw(parameters: Mapping[str, Any], _device_key: str) -> bytes:
+def _text(parameters: Mapping[str, Any], _device_key: str) -> bytes:
     text = str(parameters["text"])
     if not text.startswith("AT+GT") or not text.endswith("$") or len(text) > MAX_TEXT:
         raise UsageError(f"a command begins with AT+GT, ends with $ and has at most {MAX_TEXT} characters")
@@ -56,7 +56,7 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
         "power_off": _real_time(_POWER_OFF),
         "version": _real_time(_VERSION),
         "battery": _real_time(_BATTERY),
-        "raw": _raw,
+        "text": _text,
     }
 )
 """By name: parameters (``password`` where it is not the default) and the terminal's key to a sentence."""

@@ -68,7 +68,7 @@ def _contacts(parameters: Mapping[str, Any], device_key: str) -> bytes:
     return message(parameters, device_key, 0x8401, body)
 
 
-def _text(parameters: Mapping[str, Any], device_key: str) -> bytes:
+def _shown_text(parameters: Mapping[str, Any], device_key: str) -> bytes:
     """8300: flags (bit 2 display, bit 3 read aloud), text in GBK; the header of 2019 has a type before the text."""
     text = str(parameters["text"]).encode("gb18030")
     flags = 0b1100
@@ -104,7 +104,7 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
         "call_back": _call_back,
         "sos_number": _sos_number,
         "contacts": _contacts,
-        "text": _text,
+        "message": _shown_text,
         "silence": _silence,
         "parameters": _plain(0x8104),
         "restart": _plain(0x8105, bytes([_RESTART])),

@@ -18,7 +18,7 @@ Reader = Callable[[Message, Frame, list[Draft]], None]
 MAX_BATCH: Final = 500
 
 COMMAND_OF: Final = {
-    0x8105: "", 0x8201: "locate", 0x8202: "track", 0x8203: "silence", 0x8300: "text", 0x8400: "call_back",
+    0x8105: "", 0x8201: "locate", 0x8202: "track", 0x8203: "silence", 0x8300: "message", 0x8400: "call_back",
     0x8401: "contacts", 0x8103: "",
 }  # fmt: skip
 """The command that each platform message is, where it is one alone."""
@@ -219,7 +219,7 @@ def _wide_text(message: Message, draft: Draft) -> None:
     cursor = Cursor(message.body)
     serial = cursor.u16()
     text = cursor.rest().decode("utf-16-be", "replace").strip("\0 ")
-    draft.keep("command_reply", {"command": "text", "serial": serial, "text": text[:500]})
+    draft.keep("command_reply", {"command": "message", "serial": serial, "text": text[:500]})
 
 
 def _acceleration(message: Message, draft: Draft) -> None:

@@ -119,18 +119,18 @@ def read_message(frame: bytes, *, lenient: bool) -> Message:
     """
     if len(frame) < 13 or frame[0] not in (FLAG, OTHER_FLAG) or frame[-1] != frame[0]:
         raise ParseError("not a JT/T 808 frame: 7E ... 7E")
-    if xor8(frame[1:-2]) != frame[-2]:
-        plain = unescape(frame)
-        if plain is not frame and len(plain) >= 13 and xor8(plain[1:-2]) == plain[-2]:
-            frame = plain
-        elif not lenient:
-            raise ParseError(f"checksum: {frame[-2]:02x}, computed {xor8(frame[1:-2]):02x}")
-        else:
-            message = _split_header(frame)
-            fault = f"checksum: {frame[-2]:02x}, computed {xor8(frame[1:-2]):02x}"
-            message.faults = (fault, *message.faults)
-            return message
-    return _split_header(frame)
+    plain = unescape(frame)
+    # An even number of escapes leaves the check code as it is: then the length tells which of the two it was.
+    candidates = [frame] if plain is frame or len(plain) < 13 else [frame, plain]
+    right = [_split_header(one) for one in candidates if xor8(one[1:-2]) == one[-2]]
+    if right:
+        return next((message for message in right if not message.faults), right[0])
+    fault = f"checksum: {frame[-2]:02x}, computed {xor8(frame[1:-2]):02x}"
+    if not lenient:
+        raise ParseError(fault)
+    message = _split_header(frame)
+    message.faults = (fault, *message.faults)
+    return message
 
 
 def _split_header(frame: bytes) -> Message:

@@ -13,7 +13,7 @@ Encode = Callable[[Mapping[str, Any], str], bytes]
 MAX_TEXT: Final = 900
 
 NAMES: Final = {
-    "A10": "locate", "A12": "interval", "A71": "contacts", "F02": "restart", "F11": "factory_reset",
+    "A10": "locate", "A12": "interval", "A71": "sos_numbers", "F02": "restart", "F11": "factory_reset",
     "B07": "overspeed",
 }  # fmt: skip
 
@@ -43,7 +43,7 @@ def _interval(parameters: Mapping[str, Any], device_key: str) -> bytes:
     return message(device_key, f"A12,{tens}", _flag(parameters))
 
 
-def _contacts(parameters: Mapping[str, Any], device_key: str) -> bytes:
+def _sos_numbers(parameters: Mapping[str, Any], device_key: str) -> bytes:
     """A71: the numbers of the three buttons."""
     numbers = [str(number) for number in parameters["numbers"]]
     if len(numbers) > 3:
@@ -55,7 +55,7 @@ def _overspeed(parameters: Mapping[str, Any], device_key: str) -> bytes:
     return message(device_key, f"B07,{int(parameters['km_per_h'])}", _flag(parameters))
 
 
-def _raw(parameters: Mapping[str, Any], device_key: str) -> bytes:
+def _text(parameters: Mapping[str, Any], device_key: str) -> bytes:
     return message(device_key, str(parameters["text"]), _flag(parameters))
 
 
@@ -63,11 +63,11 @@ COMMANDS: Final[Mapping[str, Encode]] = MappingProxyType(
     {
         "locate": _fixed("A10"),
         "interval": _interval,
-        "contacts": _contacts,
+        "sos_numbers": _sos_numbers,
         "overspeed": _overspeed,
         "restart": _fixed("F02"),
         "factory_reset": _fixed("F11"),
-        "raw": _raw,
+        "text": _text,
     }
 )
 """By name: parameters and the terminal's key (its IMEI) to a message. Raises UsageError for what cannot be sent."""
