@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ from gateway.errors import CarebellError, UsageError
 from gateway.ports import Codec
 
 Encoder = Callable[[Mapping[str, Any], str], bytes]
-"""A command of a codec: its parameters and the device's key to bytes. Raises UsageError or ValueError."""
+"""A command of a codec: its parameters and the device's key to bytes. Raises UsageError, ValueError, LookupError or
+struct.error."""
 
 ENVELOPE: Final = frozenset({"native", "json"})
 """Codecs whose devices get commands as JSON when the profile says nothing else."""
@@ -121,7 +123,7 @@ def _by_codec(encoder: Encoder) -> Encode:
         del command_id, expires_at_us
         try:
             return encoder(parameters, device_key)
-        except (CarebellError, ValueError, LookupError) as error:
+        except (CarebellError, ValueError, LookupError, struct.error) as error:
             raise UsageError(f"this cannot be said in the device's protocol: {error}") from error
 
     return encode

@@ -50,6 +50,7 @@ def check_profiles(settings: Settings) -> Finding:
     """Every profile is well-formed, names a codec that exists, and means what its vectors say."""
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
     from device_profiles.vectors import check_vectors  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.downlink import undeliverable  # noqa: PLC0415 - keeps `--help` quick
     from protocols.registry import CODECS  # noqa: PLC0415 - keeps `--help` quick
 
     profiles = load_profiles([settings.profiles_dir])
@@ -61,6 +62,10 @@ def check_profiles(settings: Settings) -> Finding:
             problems.append(f"{name}: codec: there is no codec {profiles.codec_of(name)}; known: {known}")
         else:
             problems.extend(check_vectors(profiles, name, codec))
+            problems.extend(
+                f"{name}: commands.{command}: its codec {codec.name} has no such command; give it a payload, or drop it"
+                for command in undeliverable(profiles, CODECS, name)
+            )
     return Finding(f"{len(profiles.names())} profiles with their vectors", problems)
 
 

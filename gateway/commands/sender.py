@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import apsw
@@ -148,7 +148,8 @@ class Sender:
 
     async def run(self) -> None:
         """Until cancelled. Raises StorageBrokenError."""
-        await self._try(self._recover)
+        while not await self._try(self._recover):
+            await asyncio.sleep(POLL_S)
         while True:
             await self._try(self._turn)
             await asyncio.sleep(PAUSE_S)
@@ -157,8 +158,8 @@ class Sender:
                     await self._wake.wait()
             self._wake.clear()
 
-    async def _try(self, work: Callable[[], Any]) -> None:
-        """A disk that is full must not end anything; what was not done is done in the next turn."""
+    async def _try(self, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Whether it was done. A disk that is full must not end anything; what was not done is done another time."""
         try:
             await work()
         except StorageBrokenError:
@@ -169,6 +170,7 @@ class Sender:
             self._working = False
         else:
             self._working = True
+        return self._working
 
     async def _recover(self) -> None:
         """Take up what the last run left: answers that came before it ended, then what is safe to send again."""
@@ -392,8 +394,8 @@ class Sender:
         try:
             async with asyncio.timeout(SEND_S):
                 gone = await downlink.send(command.device_id, payload)
-        except TimeoutError:  # some of it may have gone out
-            gone = True
+        except OSError:  # a timeout among them: some of it may have gone out
+            gone = command.dangerous
         except UsageError as error:
             await self._steps([(command, Event.CANNOT_SEND)], reason=str(error)[:200])
             return True

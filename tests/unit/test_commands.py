@@ -20,7 +20,7 @@ from gateway.clock import VirtualClock
 from gateway.commands import ledger
 from gateway.commands.catalog import find
 from gateway.commands.sender import ABSENT_US, Sender
-from gateway.commands.states import Command, State
+from gateway.commands.states import Command, Event, State
 from gateway.downlink import ProfileCommands, undeliverable
 from gateway.errors import ConfigError, ConflictError, NotFoundError, UsageError
 from gateway.model import Actor, Committed, DeviceBinding, Frame, Position, Reading, Record, Report, Urgency
@@ -502,6 +502,32 @@ def test_a_profile_that_went_away_ends_its_commands(world: World, monkeypatch: p
     monkeypatch.setitem(DEVICES, "D-1", "test.gone")
     world.turn()
     assert world.state(command) == (State.FAILED, "unsendable")
+
+
+@pytest.mark.parametrize(
+    ("error", "harmless", "dangerous"),
+    [
+        (ConnectionResetError(), (State.QUEUED, ""), (State.SENT, "")),
+        (TimeoutError(), (State.QUEUED, ""), (State.SENT, "")),
+        (UsageError("too long"), (State.FAILED, "unsendable"), (State.FAILED, "unsendable")),
+    ],
+)
+def test_a_line_that_breaks_while_it_takes_a_command(
+    world: World, error: Exception, harmless: tuple[State, str], dangerous: tuple[State, str]
+) -> None:
+    def broken() -> None:
+        raise error
+
+    world.line.on_send = broken
+    first = world.ask("T-1", "interval", expires_s=3600)
+    world.turn()
+    assert world.state(first) == harmless
+    with world.connection:
+        ledger.apply(world.connection, first.id, Event.CANCEL, now_us=world.clock.now_us())
+    second = world.ask("T-1", "restart", expires_s=3600)
+    world.sender.contact("T-1")
+    world.turn()
+    assert world.state(second) == dangerous
 
 
 # ---- restarts --------------------------------------------------------------------------------------------------------
