@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 from gateway.errors import ParseError
@@ -14,6 +15,9 @@ from protocols.codecs.terminal import KMH_M_PER_S, Draft, clean_text
 
 DEGREE: Final = 1_800_000
 RECENT_US: Final = 900_000_000
+
+_read_fix: Final = Struct(">BIIBH").unpack_from  # satellites, latitude, longitude, speed, flags and course
+_read_cell: Final = Struct(">HBHBH").unpack_from  # MCC, MNC, LAC, cell in three bytes
 
 _ALARM_PACKETS: Final = frozenset({0x16, 0x26, 0x27, 0x32, 0x39, 0xA4})
 _CELL_LENGTH: Final = frozenset({0x16, 0x26, 0x27, 0x32, 0xA4})
@@ -72,20 +76,16 @@ def _gps(message: Message, draft: Draft, data: bytes) -> None:
 
 def _fix(draft: Draft, data: bytes) -> None:
     """The 12 bytes behind the time."""
-    latitude = int.from_bytes(data[1:5], "big") / DEGREE
-    longitude = int.from_bytes(data[5:9], "big") / DEGREE
-    flags = data[10] << 8 | data[11]
-    if not flags & 0x0400:
-        latitude = -latitude
-    if flags & 0x0800:
-        longitude = -longitude
-    draft.unknown["satellites"] = data[0] & 0x0F
+    satellites, north, east, speed, flags = _read_fix(data)
+    latitude = north / (DEGREE if flags & 0x0400 else -DEGREE)
+    longitude = east / (-DEGREE if flags & 0x0800 else DEGREE)
+    draft.unknown["satellites"] = satellites & 0x0F
     if flags & 0x4000:
         draft.unknown["ignition"] = bool(flags & 0x8000)
-    if latitude == 0 and longitude == 0:
+    if not (north or east):
         return
     draft.place(round(latitude, 6), round(longitude, 6), valid=bool(flags & 0x1000))
-    draft.measurements["speed_m_per_s"] = round(data[9] * KMH_M_PER_S, 2)
+    draft.measurements["speed_m_per_s"] = round(speed * KMH_M_PER_S, 2)
     course = flags & 0x03FF
     if course <= 360:
         draft.measurements["course_degrees"] = course
@@ -96,13 +96,19 @@ def _gps_at(data: bytes, offsets: tuple[int, ...]) -> int:
     for offset in offsets:
         block = data[offset : offset + 18]
         if len(block) == 18 and (_is_time(block) or (offset == 0 and not any(block[:6]))):
-            degrees = int.from_bytes(block[7:11], "big") / DEGREE, int.from_bytes(block[11:15], "big") / DEGREE
-            if degrees[0] <= 90 and degrees[1] <= 180:
+            _, north, east, _, _ = _read_fix(block, 6)
+            if north <= 90 * DEGREE and east <= 180 * DEGREE:
                 return offset
     return -1
 
 
 def _cell(cursor: Cursor, draft: Draft, *, long: bool, cid_bytes: int = 3) -> None:
+    if not long and cid_bytes == 3 and cursor.left >= 8:  # the ordinary one, in one go
+        mcc, mnc, lac, high, low = _read_cell(cursor.data, cursor.at)
+        if not mcc & 0x8000:
+            cursor.at += 8
+            draft.cell(mcc, mnc, lac, high << 16 | low)
+            return
     mcc, mnc = _operator(cursor)
     lac = cursor.uint(4 if long else 2)
     draft.cell(mcc, mnc, lac, cursor.uint(8 if long else cid_bytes))
