@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from alerts import attempts, care_rows, care_words, outbox_rows, rows
 from alerts.care_messages import CareChannel, SignsOfLife, build_care
@@ -22,6 +25,7 @@ from alerts.people import hash_of
 from alerts.policy import Policy
 from alerts.policy_schema import Quota
 from gateway import audit
+from gateway.cli.main import build
 from gateway.clock import US_PER_S, from_us
 from gateway.errors import ConflictError, DeliveryRefusedError, NotFoundError, UsageError
 from gateway.model import Clear, Committed, Effect
@@ -271,3 +275,32 @@ def test_opting_out_and_in(store: FileStore) -> None:
     committed(c, lambda c: care_rows.opt_in(c, "P-1", "", actor=OPERATOR, now_us=T0_US))
     assert care_rows.list_opt_outs(c) == []
     assert c.execute("SELECT count(*) FROM audit").fetchone() == (2,)
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    runner = CliRunner()
+
+    def run(*arguments: str, code: int = 0) -> str:
+        result = runner.invoke(build(arguments[0]), [*arguments, "--data-dir", str(tmp_path)])
+        assert result.exit_code == code, (arguments, result.stdout, result.stderr, result.exception)
+        return result.stdout
+
+    run("care", "add", "P-1", "--check", "--at", "09:00", code=1)
+    run("persons", "add", "--id", "P-1", "--name", "王秀英", "--phone", "+8613800000001")
+    run("contacts", "add", "--id", "C-1", "--person", "P-1", "--name", "女儿", "--phone", "+8613900000001")
+    shown = json.loads(run("care", "add", "P-1", "--check", "--at", "09:00", "--json"))
+    assert (shown["id"], shown["medium"], shown["tries"]) == ("P-1-check-0900", "voice", 2)
+    run("care", "add", "P-1", "--check", "--at", "09:00", code=1)
+    run("care", "add", "P-1", "--check", "--at", "23:00", code=2)
+    run("care", "add", "P-1", "--contact", "C-1", "--by", "sms", "--at", "18:00", "--words", "好")
+    run("care", "add", "P-1", "--contact", "C-9", "--by", "sms", "--at", "18:00", code=1)
+    assert run("care", "list", "--person", "P-1").count("\n") == 2
+    run("care", "remove", "P-1-check-0900")
+    assert run("care", "list").count("\n") == 1
+    run("care", "optout", "P-1", "--by", "sms")
+    run("care", "optin", "P-1")
+    run("care", "optin", "P-1", code=1)
+    assert run("care", "log") == ""
+    root: Any = typer.main.get_command(build("care"))
+    for name, command in root.commands["care"].commands.items():
+        assert f"Example: carebell care {name}" in (command.help or ""), name
