@@ -67,7 +67,7 @@ def _declaration(
         confirms=not command.payload if command.confirms is None else command.confirms,
         confirm_within_s=command.confirm_within_s,
         expires_s=command.expires_s,
-        by_id=codec_name in ENVELOPE and (not command.payload or "{command_id}" in command.payload),
+        by_id="{command_id}" in command.payload or (codec_name in ENVELOPE and not command.payload),
         converses=hasattr(codec, "framer"),
         encode=encode,
     )
