@@ -226,7 +226,9 @@ class Parts:
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
-        self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, clock=clock)
+        self.mobile = MobileLinks(
+            settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock
+        )
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
         self.commands.attach("trackers", self.terminals)
         self.commands.attach("coap", self.mobile)

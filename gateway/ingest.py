@@ -212,7 +212,7 @@ class JournalIngest:
             binding = self._directory.device(report.device_key) or self._directory.device_by_key(report.device_key)
         reading = report.reading
         fault = "; ".join(report.faults) if report.faults else None
-        if (reading is None and report.fields is not None) or (reading is not None and reading.unknown):
+        if report.fields is not None or (reading is not None and reading.unknown):
             try:
                 profile = binding.profile if binding is not None else report.model_hint
                 reading = self._profiles.explain(profile, report, frame.received_at_us)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from gateway.clock import Clock
 from gateway.config import Settings
 from gateway.config_coap import COAP_LISTEN
 from gateway.errors import TransportError
-from gateway.ports import Ingest
+from gateway.ports import Ingest, Store
 from gateway.registry.directory import Registry
 from gateway.supervise import keep_running
 from protocols.transports.coap.endpoint import CoapEndpoint, CoapOptions, check_options
+from protocols.transports.lwm2m.server import Lwm2mOptions, Lwm2mServer
 
 log = structlog.get_logger("coap")
 
@@ -24,7 +26,7 @@ class MobileLinks:
 
     name = "coap"
 
-    def __init__(self, settings: Settings, *, ingest: Ingest, registry: Registry, clock: Clock) -> None:
+    def __init__(self, settings: Settings, *, ingest: Ingest, registry: Registry, store: Store, clock: Clock) -> None:
         """Raises ConfigError."""
         section = settings.coap
         options = CoapOptions(section.listen, section.dtls_listen, section.credentials_file, section.dtls_sessions)
@@ -40,11 +42,25 @@ class MobileLinks:
             clock=clock,
             state_dir=Path(settings.data_dir),
         )
+        self.lwm2m: Lwm2mServer | None = None
+        if settings.lwm2m.enabled and self._listens:
+            limits = settings.lwm2m
+            self.lwm2m = Lwm2mServer(
+                Lwm2mOptions(limits.max_registrations, limits.observe, limits.pmin_s, limits.pmax_s, limits.awake_s),
+                coap=self.coap,
+                ingest=ingest,
+                credentials=registry,
+                directory=registry,
+                store=store,
+                clock=clock,
+            )
 
     async def start(self) -> None:
         """Bind. Raises TransportError for an address that somebody chose; the well-known port, when another program
         has it, is said by ``announce`` and by the health, and tried again.
         """
+        if self.lwm2m is not None:
+            await self.lwm2m.load()
         try:
             await self.coap.start()
         except TransportError as error:
@@ -55,8 +71,11 @@ class MobileLinks:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        if self._listens:
-            await keep_running("coap", self.coap.run)
+        async with asyncio.TaskGroup() as group:
+            if self._listens:
+                group.create_task(keep_running("coap", self.coap.run))
+            if self.lwm2m is not None:
+                group.create_task(keep_running("lwm2m", self.lwm2m.run))
 
     def announce(self, say: Callable[[str], None]) -> None:
         for name, address in self.coap.addresses.items():
@@ -65,7 +84,9 @@ class MobileLinks:
             say(f'NOTE     {self._absent}; set coap.listen to another address or to ""')
 
     async def send(self, device_id: str, payload: bytes) -> bool:
-        """``ports.Downlink``: to a device that waits at ``/down``."""
+        """``ports.Downlink``: to a client of LwM2M, else to a device that waits at ``/down``."""
+        if self.lwm2m is not None and await self.lwm2m.send(device_id, payload):
+            return True
         return await self.coap.downs.send(device_id, payload)
 
     def state(self) -> tuple[bool, str]:
@@ -76,3 +97,6 @@ class MobileLinks:
 
     def counters(self) -> Mapping[str, int]:
         return self.coap.counters()
+
+    def lwm2m_counters(self) -> Mapping[str, int]:
+        return {} if self.lwm2m is None else self.lwm2m.counters()

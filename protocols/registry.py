@@ -13,12 +13,15 @@ from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.h02.codec import H02Codec
 from protocols.codecs.json_fields import JsonFieldsCodec
 from protocols.codecs.jt808.codec import Jt808Codec
+from protocols.codecs.lwm2m import Lwm2mCodec
 from protocols.codecs.meitrack.codec import MeitrackCodec
 from protocols.codecs.minifinder import MinifinderCodec
 from protocols.codecs.minifinder2 import Minifinder2Codec
 from protocols.codecs.native import NativeCodec
 from protocols.codecs.osmand.codec import OsmandCodec
 from protocols.codecs.senml import SenmlCodec
+from protocols.codecs.tk103.codec import Tk103Codec
+from protocols.codecs.topin.codec import TopinCodec
 from protocols.codecs.watch.codec import WatchCodec
 
 
@@ -34,6 +37,8 @@ _TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
     Jt808Codec,
     WatchCodec,
     H02Codec,
+    TopinCodec,
+    Tk103Codec,
     EelinkCodec,
     MeitrackCodec,
     MinifinderCodec,
@@ -51,6 +56,7 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "native": NativeCodec(),
         "json": JsonFieldsCodec(),
         "senml": SenmlCodec(),
+        "lwm2m": Lwm2mCodec(),
         **TERMINALS,
     }
 )

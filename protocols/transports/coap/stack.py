@@ -172,6 +172,14 @@ class Messages(MessageManager):  # type: ignore[misc]
             answer.remote = message.remote.as_response_address()
             self._send_initially(answer)
 
+    def give_up(self, remote: Any) -> None:
+        """Stop sending again what this peer does not acknowledge: only one message at a time goes to a peer."""
+        for key in [key for key in self._active_exchanges if key[0] == remote]:
+            _, resending = self._active_exchanges.pop(key)
+            resending.cancel()
+        if remote in self._backlogs:
+            self._continue_backlog(remote)
+
     def _deduplicate_message(self, message: Message) -> bool:
         del message
         return False  # the listener did that
@@ -195,6 +203,7 @@ class PlainInterface(interfaces.MessageInterface):  # type: ignore[misc]
         self._buffer = memoryview(bytearray(65_536))
         self.exchanges = Exchanges()
         self.received = self.resent = self.unparsable = self.not_sent = 0
+        self.is_ipv6 = sock.family == socket.AF_INET6
         host, port = sock.getsockname()[:2]
         self.address: str = hostportjoin(host, port)
         self._loop.add_reader(sock.fileno(), self._readable)
