@@ -20,9 +20,7 @@ from gateway.config_notify import NotifySection
 from gateway.errors import ConfigError, NotFoundError, StorageError
 from gateway.model import Frame, Verdict
 from gateway.ports import Ingest, Store
-from gateway.registry.contacts import list_contacts
-from gateway.registry.devices import show_device
-from gateway.registry.persons import show_person
+from gateway.registry.people import notice_contacts, notice_device, notice_person
 
 MODEM: Final = "modem"
 _log = structlog.get_logger(__name__)
@@ -87,22 +85,13 @@ class RegistryNotices:
     """alerts.people.NoticeSource from the registry's tables."""
 
     def person(self, connection: apsw.Connection, person_id: str) -> Mapping[str, Any] | None:
-        return _or_none(show_person, connection, person_id)
+        return notice_person(connection, person_id)
 
     def device(self, connection: apsw.Connection, device_id: str) -> Mapping[str, Any] | None:
-        return _or_none(show_device, connection, device_id)
+        return notice_device(connection, device_id)
 
     def contacts(self, connection: apsw.Connection, person_id: str) -> Sequence[Mapping[str, Any]]:
-        return list_contacts(connection, person_id=person_id)
-
-
-def _or_none(
-    show: Callable[[apsw.Connection, str], dict[str, Any]], connection: apsw.Connection, row_id: str
-) -> Mapping[str, Any] | None:
-    try:
-        return show(connection, row_id)
-    except NotFoundError:
-        return None
+        return notice_contacts(connection, person_id)
 
 
 class Ways:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -61,20 +61,29 @@ class Bench:
         connection.close()
         return found
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Bench]:
-        """The daemon is ready, history included, until the block ends."""
-        await self.orders.start()
-        environment = {
+    def environment(self) -> dict[str, str]:
+        """What the daemon's configuration is, besides the defaults. Called when the sinks serve."""
+        return {
             "CAREBELL_MQTT__LISTEN": f"127.0.0.1:{self.mqtt_port}",
             "CAREBELL_MQTT__MAX_UNAUTHENTICATED_PER_ADDRESS": "100000",
             "CAREBELL_HTTP__LISTEN": f"127.0.0.1:{self.http_port}",
             "CAREBELL_ORDER_API__BASE_URL": self.orders.url,
         }
+
+    async def start_sinks(self) -> None:
+        await self.orders.start()
+
+    async def stop_sinks(self) -> None:
+        await self.orders.stop()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Bench]:
+        """The daemon is ready, history included, until the block ends."""
+        await self.start_sinks()
         with (self.data_dir.parent / "daemon.log").open("w") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own program, before anything is measured
                 [sys.executable, "-m", "gateway.cli", "run", "--data-dir", str(self.data_dir)],
-                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **environment},
+                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **self.environment()},
             )  # fmt: skip
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -89,7 +98,7 @@ class Bench:
             self._process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(self._process.wait)
             self._process.stdout.close()
-            await self.orders.stop()
+            await self.stop_sinks()
 
     def load(self, devices: int, *, first: int = 0) -> Load:
         return Load("127.0.0.1", self.mqtt_port, self.credentials[first : first + devices])
@@ -149,6 +158,13 @@ class OrderSink(asyncio.Protocol):
         if self._server is not None:
             self._server.close()
 
+    def take(self, head: bytes, body: bytes) -> bytes:
+        """Note a request; the answer's body."""
+        if head.startswith(b"POST"):
+            order = msgspec.json.decode(body)
+            self.arrived_s.setdefault(order["device"]["id"], time.perf_counter())
+        return b'{"order_id":"B-%d","status":"accepted"}' % len(self.arrived_s)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
@@ -160,10 +176,7 @@ class OrderSink(asyncio.Protocol):
             if not found or len(rest) < length:
                 return
             body, self._buffer = rest[:length], rest[length:]
-            if head.startswith(b"POST"):
-                order = msgspec.json.decode(body)
-                self._sink.arrived_s.setdefault(order["device"]["id"], time.perf_counter())
-            answer = b'{"order_id":"B-%d","status":"accepted"}' % len(self._sink.arrived_s)
+            answer = self._sink.take(head, body)
             self._transport.write(
                 b"HTTP/1.1 201 Created\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
                 % (len(answer), answer)
@@ -299,27 +312,37 @@ async def storm(bench: Bench, presses: int, seconds: float) -> dict[str, Any]:
     return {"presses": len(load.press_due_s), "sos_ack": result.presses, "sos_order": orders}
 
 
-Figure = Callable[[Bench], Coroutine[Any, Any, dict[str, Any]]]
+class Figure(NamedTuple):
+    """How many devices it needs, how it is measured, and with what around the daemon."""
+
+    devices: int
+    measure: Callable[[Any], Coroutine[Any, Any, dict[str, Any]]]
+    bench: type[Bench] = Bench
 
 
-def figures(scale: float) -> dict[str, tuple[int, Figure]]:
-    """Every figure by name: how many devices it needs, and how it is measured. ``scale`` 1 is the full length."""
+def figures(scale: float) -> dict[str, Figure]:
+    """Every figure by name. ``scale`` 1 is the full length."""
+    from simulators import bench_reach as reach  # noqa: PLC0415 - it builds on this module
+
     minute_s = 60 * scale
+    idlers, pressers = max(100, int(10_000 * scale)), max(50, int(5_000 * scale))
     return {
-        "sustained": (100, lambda bench: sustained(bench, minute_s)),
-        "open_20000": (1000, lambda bench: steady(bench, minute_s, 20_000, 10)),
-        "sos_among_5000": (1000, lambda bench: steady(bench, minute_s, 5_000, 10)),
-        "idle_10000": (max(100, int(10_000 * scale)), lambda bench: idle(bench, max(100, int(10_000 * scale)))),
-        "storm_5000": (max(50, int(5_000 * scale)), lambda bench: storm(bench, max(50, int(5_000 * scale)), minute_s)),
+        "sustained": Figure(100, lambda bench: sustained(bench, minute_s)),
+        "open_20000": Figure(1000, lambda bench: steady(bench, minute_s, 20_000, 10)),
+        "sos_among_5000": Figure(1000, lambda bench: steady(bench, minute_s, 5_000, 10)),
+        "idle_10000": Figure(idlers, lambda bench: idle(bench, idlers)),
+        "storm_5000": Figure(pressers, lambda bench: storm(bench, pressers, minute_s)),
+        "call_among_5000": Figure(1000, lambda bench: reach.first_call(bench, minute_s, 5_000, 10), reach.CallingBench),
+        "alerts_5000": Figure(pressers, lambda bench: reach.many_open(bench, pressers), reach.LadderBench),
     }
 
 
 async def measure(name: str, scale: float, folder: Path) -> dict[str, Any]:
     """Measure one figure in a fresh folder."""
-    devices, figure = figures(scale)[name]
-    bench = Bench(folder / name, devices)
+    figure = figures(scale)[name]
+    bench = figure.bench(folder / name, figure.devices)
     async with bench.running():
-        found = await figure(bench)
+        found = await figure.measure(bench)
     return {"figure": name, "scale": scale, **found, "machine": machine()}
 
 

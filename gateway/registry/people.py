@@ -90,3 +90,29 @@ def order_details(connection: apsw.Connection, person_id: str, device_id: str) -
         "device": {"id": device_id or None, "model": device.get("model") or device.get("profile")},
         "preferred_organization": person.get("preferred_organization"),
     }
+
+
+def notice_person(connection: apsw.Connection, person_id: str) -> dict[str, Any] | None:
+    """The stored row of a person for whoever tells of an alert; None when there is none. Asked for each message."""
+    return next(rows(connection, "SELECT * FROM person WHERE id = ?", (person_id,)), None)
+
+
+def notice_device(connection: apsw.Connection, device_id: str) -> dict[str, Any] | None:
+    """As ``notice_person``, of a device."""
+    return next(rows(connection, "SELECT * FROM device WHERE id = ?", (device_id,)), None)
+
+
+def notice_contacts(connection: apsw.Connection, person_id: str) -> list[dict[str, Any]]:
+    """A person's active contacts in the order in which they are told, with lists for ``channels``, ``severities``."""
+    found = rows(
+        connection, "SELECT * FROM contact WHERE person_id = ? AND state = 'active' ORDER BY position, id", (person_id,)
+    )
+    return [
+        row
+        | {
+            "contact_id": row["id"],
+            "channels": msgspec.json.decode(row["channels"]),
+            "severities": msgspec.json.decode(row["severities"]),
+        }
+        for row in found
+    ]
