@@ -16,6 +16,8 @@ LOGIN: Final = 0x01
 NORMAL, WARNING, REPORT = 0x12, 0x14, 0x15
 _DEGREE: Final = 1_800_000
 _FIX: Final = 1
+_OLD_BODY: Final = 25
+_PHONE_FIELD: Final = 21
 
 ALARMS: Final = {
     0x01: "power_off", 0x02: "sos", 0x03: "low_battery", 0x04: "vibration", 0x05: "motion", 0x06: "blind_area",
@@ -42,8 +44,8 @@ def _time(cursor: Cursor, draft: Draft) -> None:
 
 def _old(kind: int, body: bytes, draft: Draft) -> None:
     """Time, latitude, longitude, speed, course, one cell, whether there was a fix; then what the type adds."""
-    if kind == 0x04 and body:  # the alarm is the last byte: it counts whatever is wrong before it
-        _alarm(body[27] if len(body) > 27 else body[-1], draft)
+    if kind == 0x04 and body:  # it counts whatever is wrong before it
+        _alarm(body[_OLD_BODY] if len(body) > _OLD_BODY else body[-1], draft)
     cursor = Cursor(body)
     _time(cursor, draft)
     latitude, longitude = cursor.i32() / _DEGREE, cursor.i32() / _DEGREE
@@ -263,8 +265,8 @@ def _message(kind: int, body: bytes, draft: Draft) -> None:
     """06: an old body, then number and text of a short message that the terminal got. The number is not repeated."""
     del kind
     cursor = Cursor(body)
-    if cursor.left > 49:
-        cursor.skip(28 + 21)
+    if cursor.left > _OLD_BODY + _PHONE_FIELD:
+        cursor.skip(_OLD_BODY + _PHONE_FIELD)
         draft.keep("text", cursor.rest().decode("utf-8", "replace"))
     else:
         draft.keep("text", cursor.rest())
