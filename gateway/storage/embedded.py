@@ -29,7 +29,6 @@ from psycopg.conninfo import make_conninfo
 
 from gateway.errors import ConfigError, StorageError
 from gateway.storage import launch
-from gateway.storage.background import give_way
 
 USER: Final = "carebell"
 DATABASE: Final = "carebell"
@@ -332,7 +331,6 @@ class EmbeddedPostgres:
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
         self._process = await self._spawn(self._identity or "keep", install / "bin" / "postgres", *arguments)
-        give_way(self._process.pid)
 
     async def _execute(self, identity: str, program: Path, *arguments: str) -> int:
         process = await self._spawn(identity, program, *arguments)

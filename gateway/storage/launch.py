@@ -2,7 +2,8 @@
 
 A script of its own (``python -I -S launch.py ...``), because the steps between fork and exec must not run in a
 process that has threads, and because ``setpriv`` and ``unshare`` are not installed everywhere. It uses the standard
-library alone. Exit code 111: the identity, the working directory or the program cannot be had.
+library alone. The program runs at a low priority: history gives way to the loop that acknowledges. Exit code 111: the
+identity, the working directory or the program cannot be had.
 
 Identities: ``keep`` changes nothing. ``drop`` becomes uid and gid 65534. ``namespace`` becomes uid 1000 inside a user
 namespace whose only user is the caller. ``search`` is ``drop`` with the one capability that lets it pass directories
@@ -20,6 +21,7 @@ from typing import Final
 UNPRIVILEGED_ID: Final = 65534
 NAMESPACE_ID: Final = 1000
 CANNOT: Final = 111
+NICENESS: Final = 10
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_KEEPCAPS: Final = 8
@@ -29,6 +31,19 @@ _CLONE_NEWUSER: Final = 0x10000000
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _CAP_DAC_OVERRIDE: Final = 1
 _CAP_DAC_READ_SEARCH: Final = 2
+
+
+def give_way() -> None:
+    """Lower the priority of this process and of what it will start; call it in a session of its own.
+
+    A session is scheduled as a group (autogroup of sched(7)), whatever the niceness within: so both are lowered.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    try:
+        with open("/proc/self/autogroup", "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib is slow to import
+            file.write(str(NICENESS))
+    except OSError:  # a kernel without autogroup
+        pass
 
 
 def die_with_parent(signal_number: int, parent_pid: int) -> None:
@@ -89,6 +104,7 @@ def main(arguments: list[str]) -> None:
     """``launch.py IDENTITY SIGNAL PARENT_PID DIRECTORY PROGRAM [ARGUMENT...]``; DIRECTORY must be writable."""
     identity, signal_name, parent_pid, directory, *command = arguments
     try:
+        give_way()
         _IDENTITIES[identity]()
         os.chdir(directory)
         probe = f".writable-{os.getpid()}"

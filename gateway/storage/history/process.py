@@ -16,7 +16,6 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.storage.background import give_way
 from gateway.storage.history.worker import Settings, Status
 
 RESTART_FIRST_S: Final = 0.2
@@ -102,7 +101,6 @@ class HistoryProcess:
             start_new_session=True,  # Ctrl-C in the terminal is ours to handle
         )  # fmt: skip
         self.pid = process.pid
-        give_way(process.pid)
         try:
             assert process.stdin is not None
             assert process.stdout is not None

@@ -175,6 +175,7 @@ class Worker:
 def main() -> None:
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     launch.die_with_parent(signal.SIGKILL, settings.parent_pid)
+    launch.give_way()
     worker = Worker(settings)
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
