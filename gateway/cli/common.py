@@ -62,6 +62,8 @@ def open_journal(config: Path | None, data_dir: Path | None, *, read_only: bool 
     try:
         path = settings.data_dir / FILE_NAME
         connection = open_database(path, read_only=read_only and path.exists())
+        if not read_only:  # what is read first is still so when it is written, whatever the daemon does meanwhile
+            connection.transaction_mode = "IMMEDIATE"
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     except StorageError as error:
