@@ -35,7 +35,7 @@ from gateway.ingest import JournalIngest
 from gateway.judge import Judge
 from gateway.live import LiveReadings
 from gateway.metrics import Histogram, Metrics
-from gateway.mobile import MobileLinks
+from gateway.mobile import MobileLinks, push_receivers
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
@@ -249,6 +249,7 @@ class Parts:
         self.http_ingest = HttpIngest(
             ingest=self.ingest, credentials=self.registry, directory=self.registry, clock=clock,
         )  # fmt: skip
+        self.push = push_receivers(settings, ingest=self.ingest, directory=self.registry, clock=clock)
         self.services = Services(
             store=self.writer,
             desk=self.desk,
@@ -262,6 +263,7 @@ class Parts:
             commands=CommandDesk(self.writer, clock, self.catalog, self.commands.wake),
             ingest=self.http_ingest,
             callbacks=self.ways,
+            push=self.push,
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
         self.api: ApiServer | None = None

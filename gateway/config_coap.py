@@ -37,10 +37,9 @@ class OneNetSection(Section):
 
 
 class CtwingSection(Section):
-    """Pushes of China Telecom's CTWing (AEP) to POST /push/ctwing. On when there is a token_file."""
+    """Pushes of China Telecom's CTWing (AEP) to POST /push/ctwing/<token>. On when there is a token_file."""
 
     token_file: str = ""
-    aes_key_file: str = ""
 
 
 class PushReceivers(Section):

@@ -9,14 +9,31 @@ from pathlib import Path
 import structlog
 
 from gateway.clock import Clock
-from gateway.config import Settings
+from gateway.config import Settings, read_secret
 from gateway.config_coap import COAP_LISTEN
 from gateway.errors import TransportError
-from gateway.ports import Ingest, Store
+from gateway.ports import Directory, Ingest, Store
 from gateway.registry.directory import Registry
 from gateway.supervise import keep_running
 from protocols.transports.coap.endpoint import CoapEndpoint, CoapOptions, check_options
 from protocols.transports.lwm2m.server import Lwm2mOptions, Lwm2mServer
+from protocols.transports.operator_push import Ctwing, OneNet, PushReceivers
+
+
+def push_receivers(settings: Settings, *, ingest: Ingest, directory: Directory, clock: Clock) -> PushReceivers | None:
+    """What receives the operators' pushes, None when none is configured. Raises ConfigError."""
+    onenet, ctwing = settings.push.onenet, settings.push.ctwing
+    if not onenet.token_file and not ctwing.token_file:
+        return None
+    key = read_secret(onenet.aes_key_file, "push.onenet.aes_key_file") if onenet.aes_key_file else ""
+    return PushReceivers(
+        onenet=OneNet(read_secret(onenet.token_file, "push.onenet.token_file"), key) if onenet.token_file else None,
+        ctwing=Ctwing(read_secret(ctwing.token_file, "push.ctwing.token_file")) if ctwing.token_file else None,
+        ingest=ingest,
+        directory=directory,
+        clock=clock,
+    )
+
 
 log = structlog.get_logger("coap")
 

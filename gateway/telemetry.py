@@ -43,6 +43,8 @@ def export(parts: Parts) -> None:
         )
         metrics.gauge(f"carebell_{name}", "State of the MQTT endpoint.", _without(endpoint.counters, "_total"), "what")
     metrics.counter("carebell_coap_total", "What the CoAP listeners did.", parts.mobile.counters, "what")
+    if parts.push is not None:
+        metrics.counter("carebell_push_total", "Pushes of operators, and their messages.", parts.push.counters, "end")
     metrics.gauge("carebell_lwm2m", "What the LwM2M server did, and who is registered.",
                   parts.mobile.lwm2m_counters, "what")  # fmt: skip
     metrics.counter("carebell_commands_total", "Steps of commands to devices.", lambda: parts.commands.totals, "what")

@@ -18,6 +18,7 @@ from protocols.codecs.meitrack.codec import MeitrackCodec
 from protocols.codecs.minifinder import MinifinderCodec
 from protocols.codecs.minifinder2 import Minifinder2Codec
 from protocols.codecs.native import NativeCodec
+from protocols.codecs.operator_messages import CtwingCodec, OneNetCodec
 from protocols.codecs.osmand.codec import OsmandCodec
 from protocols.codecs.senml import SenmlCodec
 from protocols.codecs.tk103.codec import Tk103Codec
@@ -57,11 +58,15 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "json": JsonFieldsCodec(),
         "senml": SenmlCodec(),
         "lwm2m": Lwm2mCodec(),
+        "onenet": OneNetCodec(),
+        "ctwing": CtwingCodec(),
         **TERMINALS,
     }
 )
 
-TEXT_CODECS: Final = frozenset({"native", "json", "senml", *(codec.name for codec in _STRICT if codec.text)})
+TEXT_CODECS: Final = frozenset(
+    {"native", "json", "senml", "onenet", "ctwing", *(codec.name for codec in _STRICT if codec.text)}
+)
 """Codecs whose frames are lines of text; those of the others are written in hexadecimal."""
 
 

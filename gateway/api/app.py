@@ -38,13 +38,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 INGEST_PREFIX: Final = "/ingest/v1/"
+PUSH_PREFIX: Final = "/push/"
 MAX_BODY_BYTES: Final = 1_048_576
 BODY_TIMEOUT_S: Final = 15.0
 
 # Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
-    observations, persons, contacts, places, commands, devices, keys, profiles, alerts, orders, events, outbox, calls,
-    audit,
+    observations, persons, contacts, places, commands, devices, keys, profiles, alerts, orders, events,
+    outbox, calls, audit,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -77,6 +78,8 @@ def build_app(services: Services) -> App:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(INGEST_PREFIX):
             await services.ingest(scope, receive, send)
+        elif services.push is not None and scope["type"] == "http" and scope["path"].startswith(PUSH_PREFIX):
+            await services.push(scope, receive, send)
         else:
             await guarded(scope, receive, send)
 

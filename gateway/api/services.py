@@ -119,6 +119,8 @@ class Services:
     commands: Commands
     ingest: Callable[..., Awaitable[None]]
     callbacks: Callbacks | None = None
+    push: Any = None
+    """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

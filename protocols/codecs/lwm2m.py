@@ -88,7 +88,7 @@ class Lwm2mCodec:
             draft.stored = header.get("stale") is True
             draft.faults = faults
             faults = []
-            reports.append(_explain(draft, group, was if isinstance(was, dict) else {}))
+            reports.append(explain_items(draft, group, was if isinstance(was, dict) else {}))
         return reports or [Report(frame.device_key, faults=faults or None)]
 
 
@@ -108,7 +108,8 @@ def _life(frame: Frame, operation: str, header: Mapping[str, Any]) -> Report:
     return draft.report()
 
 
-def _explain(draft: Draft, items: Sequence[Item], was: Mapping[str, Any]) -> Report:
+def explain_items(draft: Draft, items: Sequence[Item], was: Mapping[str, Any]) -> Report:
+    """The report of values of one time: observations of what the registry defines, fields of the rest."""
     fields: dict[str, Any] = {}
     instances: dict[Path, dict[int, Any]] = {}
     for item in items:
