@@ -238,13 +238,13 @@ class Switchboard:
     # ---- who it is ---------------------------------------------------------------------------------------------------
 
     def _learn(self, talk: Talk, report: Report) -> None:
+        key = report.device_key
+        if key and key != talk.key and len(key) <= KEY_MAX:
+            self._identify(talk, key)  # another terminal has proved nothing yet
         if report.context is not None:
             talk.context = report.context
         if report.proof is not None:
             talk.proof = report.proof
-        key = report.device_key
-        if key and key != talk.key and len(key) <= KEY_MAX:
-            self._identify(talk, key)
 
     def _identify(self, talk: Talk, key: str) -> None:
         """The terminal calls itself this. It is known when a device of this codec is registered by that name."""
