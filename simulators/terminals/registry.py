@@ -9,7 +9,13 @@ from typing import Final
 from msgspec import Struct
 
 from simulators.terminals.base import Script
+from simulators.terminals.eelink import EelinkScript
+from simulators.terminals.gl200text import Gl200TextScript
 from simulators.terminals.gt06 import Gt06Script
+from simulators.terminals.jt808 import Jt808Script
+from simulators.terminals.meitrack import MeitrackScript
+from simulators.terminals.minifinder import MinifinderScript
+from simulators.terminals.minifinder2 import Minifinder2Script
 
 
 class Kind(Struct, frozen=True):
@@ -23,5 +29,11 @@ class Kind(Struct, frozen=True):
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "gt06": Kind(Gt06Script, "trackers.gt06", 5023),
+        "jt808": Kind(Jt808Script, "trackers.jt808", 5015),
+        "eelink": Kind(EelinkScript, "trackers.eelink", 5064),
+        "meitrack": Kind(MeitrackScript, "trackers.meitrack", 5020),
+        "minifinder": Kind(MinifinderScript, "trackers.minifinder", 5017),
+        "minifinder2": Kind(Minifinder2Script, "trackers.minifinder2", 5115),
+        "gl200text": Kind(Gl200TextScript, "trackers.gl200text", 5004),
     }
 )
