@@ -376,6 +376,45 @@ def test_the_auditor_finds_an_emergency_without_a_next_step_and_acts(site: Site,
     assert site.actions(alert)[-1] == "restore"
 
 
+def test_waiting_for_an_order_is_no_next_step(tmp_path: Path) -> None:
+    """An emergency of which only the platform's promise is timed would be heard of by nobody: the auditor acts."""
+    site = Site(tmp_path)
+    now_us = site.clock.now_us()
+    (alert_id,) = committed(site.connection, lambda c: apply_effects(c, [sos(1)], now_us, Policy())).raised
+    site.connection.execute("DELETE FROM timer WHERE kind = 'remind'")
+    kinds = [kind for (kind,) in site.connection.execute("SELECT kind FROM timer ORDER BY kind")]
+    assert kinds == ["order_accept", "order_due"]
+    assert [each.id for each in auditor.without_next_step(site.connection)] == [alert_id]
+
+    async def main() -> None:
+        service = AlertService(site.store, site.clock, Policy(), wake=lambda: None)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(service.run())
+            while auditor.without_next_step(site.connection):
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+    asyncio.run(main())
+    assert timers.find(site.connection, alert_id, "remind") is not None
+    site.store.close()
+
+
+def test_a_store_that_cannot_write_at_the_start_does_not_end_the_service(site: Site) -> None:
+    async def main() -> None:
+        site.store.fail_with = [StorageError("the disk is full")]
+        service = AlertService(site.store, site.clock, POLICY, wake=lambda: None)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(service.run())
+            await asyncio.sleep(0.01)
+            service.submit([sos(1)])
+            async with asyncio.timeout(5):
+                await service.drained()
+            task.cancel()
+
+    asyncio.run(main())
+    assert len(rows.list_alerts(site.connection)) == 1
+
+
 def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
     def dies(connection: apsw.Connection) -> None:
         apply_effects(connection, [sos(1)], site.clock.now_us(), POLICY)
