@@ -18,6 +18,7 @@ from alerts.outbox import Outbox
 from alerts.policy import Policy
 from alerts.policy_files import load_policies
 from alerts.service import AlertService
+from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
@@ -160,6 +161,7 @@ class Parts:
             rng=rng,
             order=self.ways.order,
             link=self.ways.link,
+            composer=Wording(settings.templates_dir),
         )
         policy = self.escalation.policy
         self.order_api = OrderApi(

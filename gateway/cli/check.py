@@ -91,6 +91,15 @@ def check_policies(settings: Settings) -> Finding:
     return Finding(summary, [], findings(book, ways.media()))
 
 
+def check_templates(settings: Settings) -> Finding:
+    """Every message can be said in every language, to every role, and fits its way."""
+    from alerts import wording_lint  # noqa: PLC0415 - keeps `--help` quick
+
+    link = settings.notify.alert_url.replace("{id}", "0" * 36)
+    report = wording_lint.check(settings.templates_dir, link)
+    return Finding("the words of messages and calls", report.problems, report.warnings)
+
+
 def check_registry(settings: Settings) -> Finding:
     """Every person in care reaches somebody, and every device has a profile that is installed."""
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
@@ -149,6 +158,7 @@ CHECKS: Final[list[tuple[str, Check]]] = [
     ("profiles", check_profiles),
     ("rules", check_rules),
     ("policies", check_policies),
+    ("templates", check_templates),
     ("registry", check_registry),
 ]
 """In the order of the report."""
