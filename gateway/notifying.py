@@ -155,7 +155,7 @@ class Ways:
         from alerts.channels.twilio import TwilioProvider  # noqa: PLC0415 - only where it is configured
 
         secret = twilio.capability_secret_file
-        return TwilioProvider(
+        provider = TwilioProvider(
             twilio.account_sid,
             read_secret(twilio.auth_token_file, "notify.twilio.auth_token_file"),
             twilio.from_number,
@@ -167,6 +167,9 @@ class Ways:
             machine_detection=twilio.machine_detection,
             timeout_s=twilio.timeout_s,
         )
+        if twilio.public_url:
+            assert provider.callbacks, "read in now, not at the first call"
+        return provider
 
     def _aliyun(self, notify: NotifySection) -> Any:
         _need("notify.aliyun", notify.aliyun.access_key_secret_file, "access_key_secret_file")

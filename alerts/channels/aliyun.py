@@ -38,6 +38,8 @@ from gateway.errors import (
 
 VERSION: Final = "2017-05-25"
 PREFIX: Final = "/callbacks/aliyun/"
+GENERAL: Final = "alert"
+"""The template of every kind that has none of its own."""
 VOICE_QUOTA: Final = (Window(60, 1), Window(3_600, 5), Window(86_400, 20))
 """Calls to one number: 1 a minute, 5 an hour, 20 a day (help.aliyun.com, SingleCallByTts)."""
 SMS_QUOTA: Final = (Window(86_400, 50),)
@@ -323,10 +325,12 @@ def callee(number: str, medium: Medium) -> str:
 
 
 def _template(templates: Mapping[str, T], notice: Notice) -> T:
-    found = templates.get(f"{notice.template}.{notice.language}", templates.get(notice.template))
-    if found is None:
-        raise DeliveryRefusedError(f"Aliyun has no {notice.medium} template for {notice.template!r}")
-    return found
+    """That of the notice's own kind (``fall.zh``, ``fall``), else the one for everything (``alert.zh``, ``alert``)."""
+    for name in (notice.template, GENERAL):
+        found = templates.get(f"{name}.{notice.language}", templates.get(name))
+        if found is not None:
+            return found
+    raise DeliveryRefusedError(f"Aliyun has no {notice.medium} template for {notice.template!r}, and none for all")
 
 
 def _params(limits: Mapping[str, int], notice: Notice) -> str:

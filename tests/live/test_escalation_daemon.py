@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
+from simulators.carrier_aliyun import KEY_ID, KEY_SECRET, SimulatedAliyun
+from simulators.modem import SimulatedModem
 from simulators.people import presses
-from tests.live.escalation_daemon import DUTY, by, contact_number, town
+from tests.daemon import carebell_json
+from tests.live.escalation_daemon import DUTY, SPEED, Town, by, contact_number, town
 
 pytestmark = pytest.mark.live
 pytest.importorskip("twilio", reason="needs the Twilio SDK: pip install 'carebell[twilio]'")
+pytest.importorskip("serialx", reason="needs the extra carebell[modem]: pip install serialx")
 
 
 def test_the_first_does_not_answer_the_second_presses_1_and_the_duty_officer_accepts(tmp_path: Path) -> None:
@@ -69,3 +76,62 @@ def test_only_the_carrier_is_believed(tmp_path: Path) -> None:
             assert by(alert, "accept") == by(alert, "family_accept") == []
 
     asyncio.run(story())
+
+
+def aliyun_site(place: Town, aliyun: SimulatedAliyun) -> None:
+    """Alibaba Cloud in place of Twilio."""
+    (place.folder / "aliyun.secret").write_text(KEY_SECRET)
+    (place.folder / "aliyun.token").write_text("callback-token-of-32-random-letters")
+    aliyun.callback_url = f"{place.daemon.url}/callbacks/aliyun/callback-token-of-32-random-letters"
+    for name in [name for name in place.daemon.environment if "TWILIO" in name]:
+        del place.daemon.environment[name]
+    keys = {"1": "TTS_1", "2": "TTS_1", "9": "TTS_1"}
+    place.daemon.environment |= {
+        "CAREBELL_NOTIFY__ALIYUN__ACCESS_KEY_ID": KEY_ID,
+        "CAREBELL_NOTIFY__ALIYUN__ACCESS_KEY_SECRET_FILE": str(place.folder / "aliyun.secret"),
+        "CAREBELL_NOTIFY__ALIYUN__CALLBACK_TOKEN_FILE": str(place.folder / "aliyun.token"),
+        "CAREBELL_NOTIFY__ALIYUN__SHOW_NUMBER": "02287654321",
+        "CAREBELL_NOTIFY__ALIYUN__SMS_BASE_URL": aliyun.url,
+        "CAREBELL_NOTIFY__ALIYUN__VOICE_BASE_URL": aliyun.url,
+        "CAREBELL_NOTIFY__ALIYUN__SMS": json.dumps({"alert": {"code": "SMS_1", "params": {"name": 20, "what": 35}}}),
+        "CAREBELL_NOTIFY__ALIYUN__VOICE": json.dumps(
+            {"alert": {"code": "TTS_1", "params": {"name": 20, "what": 35}, "keys": keys}}
+        ),
+    }
+
+
+def test_aliyun_and_the_modem(tmp_path: Path) -> None:
+    """A key pressed in Aliyun's call counts; when Aliyun is down messages leave through the modem, and it listens."""
+
+    async def story() -> None:
+        async with (
+            town(tmp_path) as place,
+            SimulatedModem(tmp_path) as modem,
+            SimulatedAliyun(place.people, speed=SPEED, say=lambda _line: None) as aliyun,
+        ):
+            aliyun_site(place, aliyun)
+            place.daemon.environment["CAREBELL_NOTIFY__MODEM__PORT"] = str(modem.port)
+            place.people.set(contact_number(1, 1), presses("1"))
+            await asyncio.to_thread(place.daemon.start)
+            assert await place.press(1)
+            alert = await place.until(1, lambda a: bool(a["escalation"]["ladders"]["family"]["taken_by"]))
+            assert alert["escalation"]["ladders"]["family"]["taken_by"] == "P-1.1"
+            assert {each["provider"] for each in alert["attempts"]} == {"aliyun"}
+            await aliyun.stop()
+            body = {"version": alert["version"], "outcome": "assistance"}
+            assert (await place.post(f"/api/v1/alerts/{alert['id']}/resolve", body)).status_code == 200
+            assert await place.press(1, seq=2), "again: the alert is opened once more"
+            await place.until(
+                1, lambda a: sum(e["provider"] == "modem" and e["sent_at"] is not None for e in a["attempts"]) == 2
+            )
+            modem.ring("8613800000009")
+            while not (heard := [r for r in await records(place) if r["transport"] == "modem"]):
+                await asyncio.sleep(0.2)
+            assert b"13800000009" in base64.b64decode(heard[0]["payload"])
+
+    asyncio.run(story())
+
+
+async def records(place: Town) -> list[dict[str, Any]]:
+    """The journal, payloads included."""
+    return await asyncio.to_thread(carebell_json, "journal", "list", "--payload", data_dir=place.data_dir)
