@@ -137,10 +137,9 @@ def judge(expected: dict[str, Any], reports: Sequence[Report]) -> str | None:
 
 def _position(expected: Any, readings: Sequence[Reading]) -> str:
     places = [reading.position for reading in readings if reading.position is not None]
-    if not places and expected == "plausible" and any((reading.unknown or {}).get("network") for reading in readings):
-        return ""  # cells without a fix: a place at 0, 0 for some, none here until a resolver knows the cells
-    if not places:
-        return "no position"
+    if not places:  # cells without a fix are a place at 0, 0 for some, and none here until a resolver knows them
+        cells = expected == "plausible" and any((reading.unknown or {}).get("network") for reading in readings)
+        return "" if cells else "no position"
     if isinstance(expected, str):
         at = from_us(places[0].observed_at_us)
         return "" if datetime(2000, 1, 1, tzinfo=UTC) < at < NOW + timedelta(days=3650) else f"at {at}"

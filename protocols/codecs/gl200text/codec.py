@@ -66,14 +66,21 @@ class Gl200TextCodec:
         how, kind = head.groups()
         fields = text[head.end() :].split(",")
         if len(fields) < 2 or not _VERSION.fullmatch(fields[0]) or not _IDENTITY.fullmatch(fields[1]):
-            draft = Draft(frame, fields[0] if _IDENTITY.fullmatch(fields[0]) else "")
-            draft.keep("sentence", text)
-            draft.fault("version", "not where this protocol has it")
-            read_kind(kind, [], draft, only_alarms=True)
-            return [draft.report()]
+            if not _IDENTITY.fullmatch(fields[0]) or not find_fixes(fields):
+                return [_kept(frame, kind, fields, text)]
+            fields = ["", *fields]  # the oldest terminals have no version
         if how == "ACK":
             return [_acknowledged(frame, kind, fields)]
         return _reported(frame, kind, fields, stored=how == "BUFF")
+
+
+def _kept(frame: Frame, kind: str, fields: list[str], text: str) -> Report:
+    """A sentence in no layout of this protocol: as it is, with the alarm that its kind is."""
+    draft = Draft(frame, fields[0] if _IDENTITY.fullmatch(fields[0]) else "")
+    draft.keep("sentence", text)
+    draft.fault("version", "not where this protocol has it")
+    read_kind(kind, [], draft, only_alarms=True)
+    return draft.report()
 
 
 def _split_end(fields: list[str]) -> tuple[list[str], str, str]:

@@ -16,6 +16,7 @@ MAX_BODY_BYTES: Final = 1023
 SPLIT: Final = 1 << 13
 VERSIONED: Final = 1 << 14
 ENCRYPTED: Final = 0x1C00
+_LONG_BODY: Final = 0x1FFF
 
 FLAG: Final = 0x7E
 OTHER_FLAG: Final = 0xE7  # a variant with ids of 7 bytes
@@ -126,7 +127,7 @@ def read_message(frame: bytes, *, lenient: bool) -> Message:
     if right:
         return next((message for message in right if not message.faults), right[0])
     fault = f"checksum: {frame[-2]:02x}, computed {xor8(frame[1:-2]):02x}"
-    if not lenient:
+    if not lenient and frame[0] == FLAG:  # what the variant computes is not documented
         raise ParseError(fault)
     message = _split_header(frame)
     message.faults = (fault, *message.faults)
@@ -149,7 +150,8 @@ def _split_header(frame: bytes) -> Message:
     serial = int.from_bytes(frame[at : at + serial_size], "big")
     at += serial_size
     total = number = 0
-    if attributes & SPLIT and not lock:
+    whole = len(frame) - 2 - at == attributes & MAX_BODY_BYTES  # then bit 13 has some other meaning here
+    if attributes & SPLIT and not lock and not whole:
         total = int.from_bytes(frame[at : at + 2], "big")
         number = int.from_bytes(frame[at + 2 : at + 4], "big")
         at += 4
@@ -157,9 +159,10 @@ def _split_header(frame: bytes) -> Message:
         raise ParseError(f"ends within its header, after {len(frame)} bytes")
     body = frame[at:-2]
     faults: tuple[str, ...] = ()
-    if not lock and not other and attributes & MAX_BODY_BYTES != len(body) & MAX_BODY_BYTES:
+    long = attributes & _LONG_BODY == len(body)  # some let the length run into the bits of encryption
+    if not lock and not other and not long and attributes & MAX_BODY_BYTES != len(body):
         faults = (f"length: {attributes & MAX_BODY_BYTES} stated, {len(body)} there",)
-    encrypted = bool(attributes & ENCRYPTED) and not lock
+    encrypted = bool(attributes & ENCRYPTED) and not lock and not other and not long
     return Message(
         message_id, terminal, terminal_key(terminal), version, serial, body, total, number, encrypted, faults, other
     )
