@@ -297,6 +297,16 @@ def list_occasions(connection: apsw.Connection, *, person_id: str = "", limit: i
     return views
 
 
+def prune(connection: apsw.Connection, before_us: int, limit: int = 500) -> int:
+    """Remove occasions that began before this; their calls and messages stand in the call log. Returns how many."""
+    connection.execute(
+        "DELETE FROM care_occasion WHERE id IN (SELECT id FROM care_occasion WHERE begun_at_us < ?"
+        " AND state <> 'asking' ORDER BY id LIMIT ?)",
+        (before_us, limit),
+    )
+    return connection.changes()
+
+
 def shift(connection: apsw.Connection, by_us: int) -> None:
     """The wall clock was set back: who is asked still has as long to answer. Schedules go by the wall clock."""
     connection.execute("UPDATE care_occasion SET due_at_us = due_at_us + ? WHERE state = 'asking'", (by_us,))

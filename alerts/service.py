@@ -26,6 +26,7 @@ SLICE: Final = 100
 RETRY_S: Final = 0.25
 JUMP_US: Final = 2 * US_PER_S
 KEEP_DISPATCHES_US: Final = 30 * 24 * HOUR_US
+KEEP_OCCASIONS_US: Final = 1096 * 24 * HOUR_US
 
 RAISED: Final = Counter("carebell_alerts_raised_total", "Alerts raised")
 EFFECTS: Final = Counter("carebell_effects_total", "Effects of rules written down, by whether they were new", ["known"])
@@ -202,6 +203,7 @@ class AlertService:
         def maintain(connection: apsw.Connection) -> int:
             timers.pull_in(connection, now_us, self._policy.longest_us)
             auditor.prune(connection, now_us, KEEP_DISPATCHES_US)
+            care_rows.prune(connection, now_us - KEEP_OCCASIONS_US)
             return len(auditor.restore(connection, now_us, self._policy))
 
         await self._store.write(maintain)

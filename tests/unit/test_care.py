@@ -277,6 +277,20 @@ def test_opting_out_and_in(store: FileStore) -> None:
     assert c.execute("SELECT count(*) FROM audit").fetchone() == (2,)
 
 
+def test_old_occasions_are_removed_and_what_is_asked_now_is_not(store: FileStore) -> None:
+    c = store.connection
+    committed(c, lambda c: care_rows.add(c, schedule(), "Asia/Shanghai", actor=OPERATOR, now_us=T0_US))
+    with c:
+        first = care_rows.begin(c, schedule(), "2026-11-20", T0_US)
+        assert first is not None
+        assert care_rows.begin(c, schedule(), "2026-11-21", T0_US) is not None
+        assert care_rows.begin(c, schedule(), "2026-11-21", T0_US) is None
+        care_rows.end(c, first.id, "answered", "key 1", T0_US)
+        assert care_rows.prune(c, T0_US) == 0
+        assert care_rows.prune(c, T0_US + 1) == 1
+    assert [each["state"] for each in care_rows.list_occasions(c)] == ["asking"]
+
+
 def test_the_commands(tmp_path: Path) -> None:
     runner = CliRunner()
 
