@@ -168,7 +168,7 @@ class Ways:
             timeout_s=twilio.timeout_s,
         )
         if twilio.public_url:
-            assert provider.callbacks, "read in now, not at the first call"
+            _ = provider.callbacks  # read in now, not at the first call
         return provider
 
     def _aliyun(self, notify: NotifySection) -> Any:
