@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from tests.vectors import own
 
 EVERY = pytest.mark.parametrize("codec", sorted(TERMINALS))
 NOW_US = 1_795_309_323_000_000
+MORE = 100 if os.environ.get("CAREBELL_CHAOS") == "long" else 1
 
 
 def fit_for_the_journal(report: Report) -> None:
@@ -51,14 +53,14 @@ def examine(codec: str, payload: bytes) -> None:
 
 
 @EVERY
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30 * MORE, deadline=None)
 @given(data=st.data())
 def test_any_bytes(codec: str, data: st.DataObject) -> None:
     examine(codec, data.draw(st.binary(max_size=200)))
 
 
 @EVERY
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60 * MORE, deadline=None)
 @given(data=st.data())
 def test_frames_with_wrong_bytes(codec: str, data: st.DataObject) -> None:
     """A frame of ours with bytes changed, cut out or put in: the places where a codec looks are reached."""
@@ -96,7 +98,7 @@ def test_streams(codec: str) -> None:
 
 
 @EVERY
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20 * MORE, deadline=None)
 @given(data=st.data())
 def test_cuts_make_no_difference(codec: str, data: st.DataObject) -> None:
     chosen = [vector for vector in own.vectors(codec) if vector.reframe]
@@ -111,7 +113,7 @@ def test_cuts_make_no_difference(codec: str, data: st.DataObject) -> None:
 
 
 @EVERY
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10 * MORE, deadline=None)
 @given(data=st.data())
 def test_rubbish_is_bounded(codec: str, data: st.DataObject) -> None:
     """Any stream: bounded memory, frames out of the stream's own bytes, an end at the bound."""

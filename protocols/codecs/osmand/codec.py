@@ -76,7 +76,7 @@ class OsmandCodec:
             pairs = parse_qsl(form, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="replace")
         except ValueError as error:
             raise ParseError(f"parameters: {error}") from error
-        if not pairs:
+        if "=" not in form:
             raise ParseError("neither parameters nor JSON")
         draft = Draft(frame)
         draft.device_key = next(

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.clock import US_PER_S, to_us
-from protocols.codecs.terminal import KNOT_M_PER_S, Draft, decimal, number
+from protocols.codecs.terminal import KNOT_M_PER_S, Draft, clean_text, decimal, number
 
 LAST_S: Final = 253_402_300_799  # 9999-12-31
 
@@ -164,9 +164,9 @@ def _other(draft: Draft, name: str, value: str) -> None:
     elif key in ("sos", "panic", "fall") and value.lower() in ("true", "1", "yes"):
         draft.alarm("fall" if key == "fall" else "sos")
     elif value.lower() in ("true", "false"):
-        draft.keep(name[:64], value.lower() == "true")
+        draft.keep(clean_text(name)[:64], value.lower() == "true")
     else:
-        draft.keep(name[:64], value if figure is None else figure)
+        draft.keep(clean_text(name)[:64], value if figure is None else figure)
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def _extras(draft: Draft, extras: Mapping[str, Any]) -> None:
         if metric is not None and figure is not None:
             draft.measure(metric, figure)
         elif name not in ("alarm", "sos") and isinstance(value, str | bool | int | float):
-            draft.keep(f"extra_{name[:48]}".encode("utf-8", "replace").decode().replace("\0", ""), value)
+            draft.keep(f"extra_{clean_text(name)[:48]}", value)
 
 
 def _object(value: Any) -> Mapping[str, Any]:
