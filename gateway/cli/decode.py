@@ -43,9 +43,9 @@ def decode(
 ) -> None:
     """Say what frames mean: per line one JSON object with reports, observations and reply, or with a fault.
 
-    Binary codecs take hexadecimal lines, text codecs the text itself. The lines are the frames of one connection: what
-    a login teaches holds for the lines behind it. A line that cannot be read is a fault in the output, and the exit
-    code stays 0.
+    Binary codecs take hexadecimal lines, text codecs the text itself, and those that speak both (h02) either. The
+    lines are the frames of one connection: what a login teaches holds for the lines behind it. A line that cannot be
+    read is a fault in the output, and the exit code stays 0.
 
     Example: echo '{"signals": ["sos"]}' | carebell decode native
     """
@@ -118,7 +118,8 @@ class _Connection:
             try:
                 payload = binascii.unhexlify(line.replace(b" ", b""))
             except (binascii.Error, ValueError) as error:
-                return {"fault": f"not hexadecimal: {error}"}
+                if not getattr(self._codec, "also_text", False):
+                    return {"fault": f"not hexadecimal: {error}"}
         received_at_us = time.time_ns() // 1000
         frame = Frame(
             "decode", self._codec.name, "stdin", payload, received_at_us, self._device_key, context=self._context

@@ -12,10 +12,14 @@ from simulators.terminals.base import Script
 from simulators.terminals.eelink import EelinkScript
 from simulators.terminals.gl200text import Gl200TextScript
 from simulators.terminals.gt06 import Gt06Script
+from simulators.terminals.h02 import H02Script
 from simulators.terminals.jt808 import Jt808Script
 from simulators.terminals.meitrack import MeitrackScript
 from simulators.terminals.minifinder import MinifinderScript
 from simulators.terminals.minifinder2 import Minifinder2Script
+from simulators.terminals.tk103 import Tk103Script
+from simulators.terminals.topin import TopinScript
+from simulators.terminals.watch import WatchScript
 
 
 class Kind(Struct, frozen=True):
@@ -30,6 +34,10 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "gt06": Kind(Gt06Script, "trackers.gt06", 5023),
         "jt808": Kind(Jt808Script, "trackers.jt808", 5015),
+        "watch": Kind(WatchScript, "trackers.watch", 5093),
+        "h02": Kind(H02Script, "trackers.h02", 5013),
+        "topin": Kind(TopinScript, "trackers.topin", 5199),
+        "tk103": Kind(Tk103Script, "trackers.tk103", 5002),
         "eelink": Kind(EelinkScript, "trackers.eelink", 5064),
         "meitrack": Kind(MeitrackScript, "trackers.meitrack", 5020),
         "minifinder": Kind(MinifinderScript, "trackers.minifinder", 5017),
