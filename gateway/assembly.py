@@ -12,6 +12,7 @@ import apsw
 
 from alerts import escalation
 from alerts.channels.order_api import OrderApi
+from alerts.conference_desk import Conferences
 from alerts.desk import Desk
 from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
@@ -183,6 +184,21 @@ class Parts:
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
 
+    def _conferences(self) -> Conferences | None:
+        twilio, settings = self.ways.twilio, self.settings.notify.twilio
+        if twilio is None or not (settings.public_url and settings.from_number):
+            return None
+        from alerts.channels.twilio_conference import TwilioConference  # noqa: PLC0415 - only where it is configured
+
+        return Conferences(
+            lambda alert_id: TwilioConference(twilio, alert_id, caller=settings.from_number),
+            provider=twilio.name,
+            caller=settings.from_number,
+            source=RegistryNotices(),
+            store=self.writer,
+            clock=self.clock,
+        )
+
     def _build_history(self) -> None:
         settings = self.settings
         dsn = settings.history.dsn
@@ -266,6 +282,7 @@ class Parts:
             ingest=self.http_ingest,
             callbacks=self.ways,
             push=self.push,
+            conferences=self._conferences(),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
         self.api: ApiServer | None = None

@@ -16,6 +16,7 @@ from gateway.api.routes import (
     callbacks,
     calls,
     commands,
+    conference,
     contacts,
     devices,
     events,
@@ -44,7 +45,7 @@ BODY_TIMEOUT_S: Final = 15.0
 
 # Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
-    observations, persons, contacts, places, commands, devices, keys, profiles, alerts, orders, events,
+    observations, persons, contacts, places, commands, devices, keys, profiles, conference, alerts, orders, events,
     outbox, calls, audit,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]

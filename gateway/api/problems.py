@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
+from gateway.errors import ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
@@ -73,6 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(UsageError, _usage)
     app.add_exception_handler(StorageError, _storage)
+    app.add_exception_handler(DeliveryError, _delivery)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -123,6 +124,10 @@ async def _usage(_request: Request, error: Exception) -> Response:
 
 async def _storage(_request: Request, _error: Exception) -> Response:
     return problem(503, "what this needs cannot be reached now; try again", headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+async def _delivery(_request: Request, error: Exception) -> Response:
+    return problem(502, str(error))
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

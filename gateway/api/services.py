@@ -99,6 +99,22 @@ class OrderCases(Protocol):
     ) -> dict[str, Any]: ...
 
 
+class Conferences(Protocol):
+    """Conferences of alerts (alerts.conference_desk.Conferences). Raise also DeliveryError, of the provider."""
+
+    async def legs(self, alert_id: str) -> list[dict[str, Any]]: ...
+
+    async def add(
+        self, alert_id: str, role: Any, *, actor: Actor, to: str = "", contact_id: str = "", muted: bool = False
+    ) -> dict[str, Any]: ...
+
+    async def change(self, alert_id: str, role: Any, change: Any, *, actor: Actor) -> list[dict[str, Any]]: ...
+
+    async def drop(self, alert_id: str, role: Any, *, actor: Actor, attempt_id: str = "") -> list[dict[str, Any]]: ...
+
+    async def end(self, alert_id: str, *, actor: Actor) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The ports behind the API.
@@ -122,5 +138,6 @@ class Services:
     push: Any = None
     """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
+    conferences: Conferences | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

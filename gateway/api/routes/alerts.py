@@ -110,7 +110,7 @@ async def show_alert(
     request: Request, alert_id: AlertId, principal: Annotated[ApiKey, Depends(may("alerts.read"))]
 ) -> Response:
     """One alert with its occurrences, transitions and order."""
-    return answer(await _visible(services_of(request), principal, alert_id))
+    return answer(await visible_alert(services_of(request), principal, alert_id))
 
 
 @router.post("/{alert_id}/{action}", response_model=None, responses={200: {"model": AlertView}, **documented(404, 409)})
@@ -129,7 +129,7 @@ async def act(
     if body.version is None and action not in UNVERSIONED:
         raise refuse(422, f"body.version: {action} needs the version of the alert that was seen")
     services = services_of(request)
-    await _visible(services, principal, alert_id)
+    await visible_alert(services, principal, alert_id)
     try:
         alert = await services.desk.act(
             alert_id,
@@ -147,7 +147,7 @@ async def act(
     return answer(alert)
 
 
-async def _visible(services: Services, principal: ApiKey, alert_id: str) -> dict[str, Any]:
+async def visible_alert(services: Services, principal: ApiKey, alert_id: str) -> dict[str, Any]:
     alert = await services.desk.alert(alert_id)
     if not sees(await visible_persons(services, principal), alert.get("person_id"), principal):
         raise NotFoundError(f"there is no alert {alert_id}")

@@ -1,0 +1,132 @@
+"""A conference over HTTP, against the simulated carrier: legs by role, the call log, and who wanted what."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from alerts.channels.twilio_conference import TwilioConference
+from alerts.conference_desk import Conferences
+from alerts.desk import Desk
+from alerts.policy import Policy
+from gateway.api.app import build_app
+from gateway.metrics import Metrics
+from gateway.notifying import RegistryNotices
+from gateway.registry.contacts import add_contact
+from gateway.registry.persons import update_person
+from gateway.storage import calls
+from simulators import people
+from simulators.carrier import NUMBER
+from simulators.people import Behaviour, People
+from tests.call_log import ACTOR, add_alert
+from tests.factory import T0_US
+from tests.live.api_harness import Site
+from tests.live.http_harness import run, serving, until
+from tests.live.test_http_api import assert_problem
+from tests.live.twilio_harness import twilio_harness
+
+pytestmark = pytest.mark.live
+ELDER, DAUGHTER, DOCTOR = "+8613800000001", "+8613800000002", "+8613800000003"
+
+
+def furnish(connection: apsw.Connection) -> tuple[str, str]:
+    alert_id = add_alert(connection)
+    update_person(connection, "P-0001", {"phone": ELDER}, at_us=T0_US, actor=ACTOR)
+    contact = {"person_id": "P-0001", "name": "李梅", "phone": DAUGHTER, "relation": "daughter"}
+    add_contact(connection, "C-0001", contact, at_us=T0_US, actor=ACTOR)
+    row = connection.execute("SELECT id FROM contact").fetchone()
+    assert row is not None
+    return alert_id, str(row[0])
+
+
+def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
+    async def main() -> None:
+        present = People(Behaviour(answers_after_s=1.0))
+        present.set(DOCTOR, people.BUSY)
+        it = Site(tmp_path)
+        async with twilio_harness("voice", present, speed=50.0) as harness:
+            conferences = Conferences(
+                lambda alert_id: TwilioConference(harness.provider, alert_id, caller=NUMBER),
+                provider="twilio", caller=NUMBER, source=RegistryNotices(), store=it.store, clock=it.clock,
+            )  # fmt: skip
+            desk = Desk(it.store, it.clock, Policy(), wake=lambda: None)
+            services = dataclasses.replace(it.services, desk=desk, conferences=conferences)
+            alert_id, contact_id = await it.store.write(furnish)
+            url = f"/api/v1/alerts/{alert_id}/conference"
+            async with serving(build_app(services)) as it.server, it.as_role("operator") as client:
+                assert (await client.get(url)).json() == []
+                elder = await client.post(f"{url}/legs", json={"role": "person"})
+                assert (elder.status_code, elder.json()["role"]) == (201, "person")
+                daughter = await client.post(f"{url}/legs", json={"role": "family", "contact_id": contact_id})
+                assert daughter.status_code == 201
+                await client.post(f"{url}/legs", json={"role": "doctor", "to": DOCTOR})
+                called = {str(call.to) for call in harness.carrier.calls}
+                assert called == {ELDER, DAUGHTER, DOCTOR}
+
+                def connected() -> set[str]:
+                    (room,) = harness.carrier.conferences
+                    return {
+                        str(e.label).partition("-")[0] for e in room.participants.values() if e.status == "connected"
+                    }
+
+                await until(lambda: connected() == {"person", "family"})
+                muted = (await client.post(f"{url}/family/mute")).json()
+                assert [(leg["role"], leg["muted"]) for leg in muted] == [("person", False), ("family", True)]
+                assert_problem(await client.delete(f"{url}/person"), 422, "kept")
+                assert [leg["role"] for leg in (await client.delete(f"{url}/family")).json()] == ["person"]
+                await until(lambda: connected() == {"person"})
+                assert (
+                    await client.post(f"{url}/legs", json={"role": "ems120", "to": "+8612000000"})
+                ).status_code == 201
+                assert (await client.delete(url)).json() == {"ended": True}
+                assert (await client.delete(url)).json() == {"ended": False}
+
+                found: list[dict[str, Any]] = await it.store.read(lambda c: calls.search(c, calls.Question()))
+                assert {(view["role"], view["callee"]) for view in found if view["role"] != "conference"} == {
+                    ("person", ELDER), ("family", DAUGHTER), ("doctor", DOCTOR), ("ems120", "+8612000000"),
+                }  # fmt: skip
+                rows = await it.store.read(
+                    lambda c: c.execute("SELECT json_extract(body, '$.action') FROM audit ORDER BY seq").fetchall()
+                )
+                assert [action for (action,) in rows if str(action).startswith("conference.")] == [
+                    "conference.add", "conference.add", "conference.add", "conference.mute", "conference.drop",
+                    "conference.drop", "conference.add", "conference.end", "conference.end",
+                ]  # fmt: skip
+        it.store.connection.close()
+
+    run(main())
+
+
+def test_what_cannot_be_called_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        it = Site(tmp_path)
+        desk = Desk(it.store, it.clock, Policy(), wake=lambda: None)
+        alert_id, _ = await it.store.write(furnish)
+        url = f"/api/v1/alerts/{alert_id}/conference"
+        without = dataclasses.replace(it.services, desk=desk)
+        async with serving(build_app(without)) as it.server, it.as_role("operator") as client:
+            assert_problem(await client.get(url), 404, "no provider")
+        async with twilio_harness("voice") as harness:
+            conferences = Conferences(
+                lambda alert_id: TwilioConference(harness.provider, alert_id, caller=NUMBER),
+                provider="twilio", caller=NUMBER, source=RegistryNotices(), store=it.store, clock=it.clock,
+            )  # fmt: skip
+            services = dataclasses.replace(without, conferences=conferences, metrics=Metrics("0.1.0"))
+            async with serving(build_app(services)) as it.server, it.as_role("operator") as client:
+                legs = f"{url}/legs"
+                assert_problem(await client.post(legs, json={"role": "doctor"}), 422, "whom to call as doctor")
+                assert_problem(await client.post(legs, json={"role": "neighbour"}), 422, "body.role")
+                assert_problem(await client.post(legs, json={"role": "family", "contact_id": "C-9"}), 404, "C-9")
+                assert_problem(await client.post(legs, json={"role": "doctor", "to": "12345"}), 422, "international")
+                assert_problem(await client.get("/api/v1/alerts/9-9/conference"), 404, "no alert")
+                await harness.be_down()
+                assert_problem(await client.post(legs, json={"role": "person"}), 502)
+                async with it.as_role("family", person_id="P-0001") as relative:
+                    assert_problem(await relative.get(url), 403)
+        it.store.connection.close()
+
+    run(main())
