@@ -42,6 +42,7 @@ _IGNITION: Final = {
 
 _HEAD: Final = re.compile(r"\(?\s*(\d{8,20})(,?)([A-Z][A-Z][0-9A-Z]{2})", re.ASCII)
 _CELL: Final = re.compile(r"\{(\d{1,4}),(\d{1,4}),(\d{1,9}),(\d{1,12})\}", re.ASCII)
+_BARE_CELL: Final = re.compile(r",?(\d{1,4}),(\d{1,4}),([0-9A-Fa-f]{1,8}),([0-9A-Fa-f]{1,8}),", re.ASCII)
 _ACCESS_POINT: Final = re.compile(r"([0-9A-Fa-f:]{17})\*(-?\d{1,3})(?:\*(\d{1,3}))?", re.ASCII)
 _IMEI: Final = re.compile(r"(\d{15})", re.ASCII)
 
@@ -178,7 +179,10 @@ def _network(message: _Message, draft: Draft) -> None:
 
 
 def _cells(message: _Message, draft: Draft) -> None:
-    """BZ00: ``{country,operator,area,cell}`` each, then the status."""
+    """BZ00: ``{country,operator,area,cell}`` each, or one without braces in hexadecimal, then the status."""
+    bare = _BARE_CELL.match(message.data)
+    if bare is not None:
+        draft.cell(int(bare[1]), int(bare[2]), int(bare[3], 16), int(bare[4], 16))
     for cell in _CELL.finditer(message.data):
         mcc, mnc, lac, cid = (int(value) for value in cell.groups())
         draft.cell(mcc, mnc, lac, cid)

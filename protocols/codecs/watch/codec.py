@@ -177,15 +177,22 @@ def _heart(draft: Draft, data: bytes) -> None:
 
 
 def _blood(draft: Draft, data: bytes) -> None:
-    """BLOOD: systolic, diastolic. BPHRT: those and the heart rate, then height, sex, age and weight as set."""
-    numbers = [*_numbers(data), None, None]
+    """BLOOD: systolic, diastolic."""
+    numbers = [*_numbers(data), None]
     if numbers[0] and numbers[1]:
         draft.measure("systolic_mmhg", numbers[0])
         draft.measure("diastolic_mmhg", numbers[1])
-        if numbers[2]:
-            draft.measure("heart_rate_bpm", numbers[2])
-    else:
-        _measured(draft, "heart_rate_bpm", numbers[2], data)
+    elif data:
+        draft.unknown["data"] = _text(data)
+
+
+def _blood_and_heart(draft: Draft, data: bytes) -> None:
+    """BPHRT: systolic, diastolic, heart rate; then height, sex, age and weight as they were set."""
+    _blood(draft, data)
+    numbers = [*_numbers(data), None, None]
+    if numbers[2]:
+        draft.unknown.pop("data", None)
+        draft.measure("heart_rate_bpm", numbers[2])
 
 
 def _temperature(draft: Draft, data: bytes) -> None:
@@ -269,7 +276,7 @@ _READERS: Final[dict[str, Reader]] = {
     "PULSE": _confirmed(_heart),
     "HEART": _confirmed(_heart),
     "BLOOD": _confirmed(_blood),
-    "BPHRT": _confirmed(_blood),
+    "BPHRT": _confirmed(_blood_and_heart),
     "TEMP": _confirmed(_temperature),
     "BTEMP2": _confirmed(_temperature_2),
     "OXYGEN": _confirmed(_oxygen),
