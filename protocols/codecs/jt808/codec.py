@@ -50,6 +50,7 @@ class Jt808Codec:
     name = "jt808"
     default_port = 5015
     text = False
+    also_text = True
     datagrams = True
     commands = COMMANDS
 
@@ -68,7 +69,7 @@ class Jt808Codec:
 
     def code_of(self, terminal_key: str) -> str:
         """The authentication code of a terminal."""
-        digest = hmac.new(self._secret, b"jt808 authentication " + terminal_key.encode(), hashlib.sha256)
+        digest = hmac.new(self._secret, b"jt808 authentication " + terminal_key.lstrip("0").encode(), hashlib.sha256)
         return digest.hexdigest()[:CODE_HEX]
 
     def parse(self, frame: Frame) -> Sequence[Report]:
@@ -182,7 +183,7 @@ def _text_frame(frame: Frame) -> Report:
     if not text.endswith(")"):
         raise ParseError("a text without its closing bracket")
     fields = text[1:-1].split(",")
-    draft = Draft(frame, fields[0].lstrip("0") if fields[0].isascii() and fields[0].isdecimal() else "")
+    draft = Draft(frame, fields[0] if fields[0].isascii() and fields[0].isdecimal() else "")
     if "BASE" in fields and "TIME" in fields:
         clock: Any = time_answer(frame.received_at_us, zone_s=0).hex()
         draft.reply = text.replace("TIME", f"20{clock}").encode("latin-1")

@@ -21,11 +21,7 @@ def message(parameters: Mapping[str, Any], device_key: str, message_id: int, bod
     """A message to the terminal. ``version`` in the parameters overrides what its key suggests: -1 the header of 2013,
     1 that of 2019. The serial number follows from ``command_id``, so that a resend is the same message.
     """
-    terminal, version = header_id(device_key)
-    stated = parameters.get("version")
-    if stated is not None and (stated >= 0) != (version >= 0):
-        version = 1 if stated >= 0 else -1
-        terminal = bytes.fromhex(device_key.rjust(20 if version >= 0 else 12, "0")[-20 if version >= 0 else -12 :])
+    terminal, version = header_id(device_key, parameters.get("version"))
     serial = zlib.crc32(str(parameters.get("command_id", "")).encode()) & 0xFFFF
     return write_message(message_id, terminal, version, serial, body)
 
@@ -72,7 +68,7 @@ def _shown_text(parameters: Mapping[str, Any], device_key: str) -> bytes:
     """8300: flags (bit 2 display, bit 3 read aloud), text in GBK; the header of 2019 has a type before the text."""
     text = str(parameters["text"]).encode("gb18030")
     flags = 0b1100
-    version = parameters.get("version", header_id(device_key)[1])
+    version = header_id(device_key, parameters.get("version"))[1]
     kind = b"\x01" if version >= 0 else b""
     return message(parameters, device_key, 0x8300, bytes([flags]) + kind + text)
 

@@ -169,13 +169,15 @@ def _split_header(frame: bytes) -> Message:
 
 
 def terminal_key(terminal: bytes) -> str:
-    """What a terminal is called: its digits without leading zeros (they only fill the field).
+    """What a terminal is called: the digits of its id.
 
-    Six bytes that are not decimal are a number of 14 digits, the IMEI without its check digit.
+    The field of 2019 has room for 20: an IMEI in it loses the zeros before it, and a shorter number keeps all of them,
+    which says whose header it came in. Six bytes that are not decimal are an IMEI without its check digit.
     """
     digits = terminal.hex()
     if digits.isdecimal():
-        return digits.lstrip("0") or "0"
+        shown = digits.lstrip("0")
+        return shown.rjust(15, "0") if len(terminal) == 10 and 12 < len(shown) <= 15 else digits
     if len(terminal) == 6:
         number = str(int.from_bytes(terminal, "big")).rjust(14, "0")
         return number + str(luhn_digit(number))
@@ -208,13 +210,17 @@ def write_message(
     return escape(content + bytes([xor8(content)]), other=other)
 
 
-def header_id(key: str) -> tuple[bytes, int]:
+def header_id(key: str, version: int | None = None) -> tuple[bytes, int]:
     """The id field and header version of a terminal that is known only by its key. Raises UsageError.
 
-    Up to 12 digits: the header of 2013. A valid IMEI stands as 48 bits in it, anything longer in the header of 2019.
+    Up to 12 digits: the header of 2013; more: that of 2019. ``version`` -1 or 1 overrides that: an IMEI then stands in
+    the header of 2013 as a number of 48 bits.
     """
     if not (key.isascii() and key.isdecimal() and 1 <= len(key) <= 20):
         raise UsageError("the terminal's number must be 1 to 20 digits")
-    if len(key) <= 12:
-        return bytes.fromhex(key.rjust(12, "0")), -1
-    return bytes.fromhex(key.rjust(20, "0")), 1
+    modern = len(key) > 12 if version is None else version >= 0
+    if modern:
+        return bytes.fromhex(key.rjust(20, "0")), 1
+    if len(key) == 15:
+        return int(key[:14]).to_bytes(6, "big"), -1
+    return bytes.fromhex(key.rjust(12, "0")[-12:]), -1

@@ -50,6 +50,7 @@ class MeitrackCodec:
     name = "meitrack"
     default_port = 5020
     text = False
+    also_text = True
     datagrams = True
     commands = COMMANDS
 
