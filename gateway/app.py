@@ -148,6 +148,7 @@ class Gateway:
             "alerts": parts.alerts.run(),
             "outbox": parts.outbox.run(),
             "judge": parts.judge.run(),
+            "care": parts.care.service.run(),
             "housekeeping": parts.housekeeping.run(),
             "feed": parts.feed.run(),
             "lag": parts.lag.run(),

@@ -11,9 +11,11 @@ from typing import Any, Final
 import apsw
 
 from alerts import escalation
+from alerts.care_messages import SignsOfLife, build_care
 from alerts.channels.order_api import OrderApi
 from alerts.conference_desk import Conferences
 from alerts.desk import Desk
+from alerts.order_desk import OrderDesk
 from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
 from alerts.policy import Policy
@@ -116,7 +118,7 @@ class Parts:
         self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
         self.live = LiveReadings(clock)
         self._build_alerts()
-        self.judge = Judge(engine=self.engine, alerts=self.alerts, store=self.writer, clock=clock)
+        self.judge = Judge(engine=SignsOfLife(self.engine), alerts=self.alerts, store=self.writer, clock=clock)
         self.unknown = UnknownDevices()
         self._build_history()
         self.housekeeping = Housekeeping(
@@ -165,6 +167,15 @@ class Parts:
             composer=Wording(settings.templates_dir),
         )
         policy = self.escalation.policy
+        self.care = build_care(
+            policy=policy,
+            providers=self.ways.providers,
+            source=RegistryNotices(),
+            store=self.writer,
+            clock=self.clock,
+            rng=rng,
+            timezone=settings.timezone,
+        )
         self.order_api = OrderApi(
             settings.order_api.base_url,
             settings.order_api.token_file,
@@ -174,15 +185,16 @@ class Parts:
         )
         self.outbox = Outbox(
             self.writer,
-            {ORDERS: self.order_api, **self.escalation.channels},
+            {ORDERS: self.order_api, **self.escalation.channels, **self.care.channels},
             self.clock,
-            handlers={"order": OrderHandler(policy), **self.escalation.handlers},
+            handlers={"order": OrderHandler(policy), **self.escalation.handlers, **self.care.handlers},
             technician=DestinationWatch(policy),
             rng=rng,
         )
         intake.connect(self.escalation.take_told, self.outbox.wake)
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
+        self.order_desk = OrderDesk(self.writer, self.clock, policy, wake=self.outbox.wake)
 
     def _conferences(self) -> Conferences | None:
         twilio, settings = self.ways.twilio, self.settings.notify.twilio
@@ -282,6 +294,7 @@ class Parts:
             ingest=self.http_ingest,
             callbacks=self.ways,
             push=self.push,
+            orders=self.order_desk,
             conferences=self._conferences(),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
