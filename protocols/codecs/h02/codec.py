@@ -165,7 +165,7 @@ def _link(message: _Message, draft: Draft) -> None:
 def _cells_3(message: _Message, draft: Draft) -> None:
     """V3: time, country and operator, count, four fields a cell, battery, restarts, X, date, status."""
     fields = [*message.fields, *[""] * 3]
-    count = number(fields[2]) or 0
+    count = max(0, number(fields[2]) or 0)
     operator = fields[1]
     if is_digits(operator[:5], 5) and len(operator) <= 6:
         for at in range(3, min(3 + 4 * min(count, 16), len(message.fields)), 4):

@@ -169,7 +169,7 @@ def _cells(draft: Draft, fields: list[str], at: int, cells: int) -> int:
         if len(lac_text) > 12 or len(cid_text) > 12:
             end = place
             break
-        if decimal:
+        if decimal and lac_text and cid_text:
             lac, cid = int(lac_text), int(cid_text)
         elif _HEXADECIMAL.fullmatch(lac_text) and _HEXADECIMAL.fullmatch(cid_text):
             lac, cid = int(lac_text, 16), int(cid_text, 16)
