@@ -87,6 +87,17 @@ def test_an_sos_without_a_place(protocol: str, identity: str) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "identity"), CASES)
+def test_two_reports_of_one_second_are_two_and_a_resend_is_one(protocol: str, identity: str) -> None:
+    talk = Conversation(protocol, identity)
+    talk.open()
+    first = talk.script.report(Facts(AT, HOME))
+    second = talk.script.report(Facts(AT, Place(39.1236, 117.2012)))
+    keys = [talk.say(message)[0].dedup_key for message in (first, second, first)]
+    assert keys[0] == keys[2]
+    assert keys[0] != keys[1] or not keys[0]
+
+
+@pytest.mark.parametrize(("protocol", "identity"), CASES)
 def test_commands_are_understood_and_answered(protocol: str, identity: str) -> None:
     talk = Conversation(protocol, identity)
     talk.open()

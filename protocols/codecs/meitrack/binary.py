@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -37,8 +38,9 @@ def read_c(frame: Frame, imei: str, content: bytes) -> list[Draft]:
         return [_unread(frame, imei, content, f"records of {length} bytes")]
     while cursor.left >= length and len(drafts) < MAX_RECORDS:
         draft = Draft(frame, imei)
-        _record_c(Cursor(cursor.take(length)), draft)
-        draft.dedup_key = _dedup_key(draft, cursor.at)
+        record = cursor.take(length)
+        _record_c(Cursor(record), draft)
+        draft.dedup_key = _dedup_key(draft, record)
         drafts.append(draft)
     if cursor.left or not drafts:
         drafts.append(_unread(frame, imei, cursor.rest(), "less than a record"))
@@ -52,9 +54,9 @@ def _unread(frame: Frame, imei: str, content: bytes, what: str) -> Draft:
     return draft
 
 
-def _dedup_key(draft: Draft, place: int) -> str:
-    """Only where a time tells two presses apart. Two records of one second stand at two places of their frame."""
-    return f"{draft.unknown.get('event', '')}-{draft.at_us // US_PER_S}-{place}" if draft.at_us else ""
+def _dedup_key(draft: Draft, record: bytes) -> str:
+    """Nothing numbers a record: a resend is one of the same time with the same bytes."""
+    return f"{draft.at_us // US_PER_S}-{zlib.crc32(record):08x}" if draft.at_us else ""
 
 
 def _record_c(cursor: Cursor, draft: Draft) -> None:
@@ -127,7 +129,7 @@ def read_e(frame: Frame, imei: str, content: bytes) -> list[Draft]:
             draft.fault("records", f"{length} bytes stated, {cursor.left} there")
         body = cursor.take(min(length, cursor.left))
         _record_e(body, draft)
-        draft.dedup_key = _dedup_key(draft, cursor.at)
+        draft.dedup_key = _dedup_key(draft, body)
     if len(drafts) < stated or cursor.left:
         what = f"{stated} stated, {len(drafts)} there"
         if not drafts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -123,7 +124,7 @@ def _read(frame: Frame, imei: str, command: str, content: bytes) -> list[Draft]:
     elif draft.unknown.get("event") == EVENT_ASKED:
         draft.keep("command_reply", {"command": "locate", "result": "done"})
     if draft.at_us and not draft.empty():
-        draft.dedup_key = f"{draft.unknown.get('event', '')}-{draft.at_us // 1_000_000}"
+        draft.dedup_key = f"{draft.at_us // 1_000_000}-{zlib.crc32(content):08x}"
     return [draft]
 
 
