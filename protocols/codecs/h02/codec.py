@@ -167,7 +167,7 @@ def _cells_3(message: _Message, draft: Draft) -> None:
     fields = [*message.fields, *[""] * 3]
     count = max(0, number(fields[2]) or 0)
     operator = fields[1]
-    if is_digits(operator[:5], 5) and len(operator) <= 6:
+    if is_digits(operator, len(operator)) and 5 <= len(operator) <= 6:
         for at in range(3, min(3 + 4 * min(count, 16), len(message.fields)), 4):
             lac, cid = (number(field) for field in (*message.fields[at : at + 2], "")[:2])
             if lac is not None and cid is not None:
