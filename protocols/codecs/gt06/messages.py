@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.errors import ParseError
 from gateway.model import Frame
 from protocols.bits import Cursor, bcd_time_us, binary_time_us
+from protocols.codecs.fixes import fix
 from protocols.codecs.gt06.commands import reply_of
 from protocols.codecs.gt06.meanings import ALARM_CODES, EVENT_CODES, STATUS_ALARMS, battery_percent
 from protocols.codecs.terminal import KMH_M_PER_S, Draft, clean_text
@@ -82,9 +83,9 @@ def _fix(draft: Draft, data: bytes) -> None:
     draft.unknown["satellites"] = satellites & 0x0F
     if flags & 0x4000:
         draft.unknown["ignition"] = bool(flags & 0x8000)
+    fix(draft, round(latitude, 6), round(longitude, 6), valid=bool(flags & 0x1000))
     if not (north or east):
         return
-    draft.place(round(latitude, 6), round(longitude, 6), valid=bool(flags & 0x1000))
     draft.measurements["speed_m_per_s"] = round(speed * KMH_M_PER_S, 2)
     course = flags & 0x03FF
     if course <= 360:
