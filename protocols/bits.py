@@ -13,6 +13,9 @@ from gateway.clock import US_PER_S
 from gateway.errors import ParseError
 
 _REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+_ARC: Final = tuple(
+    reduce(lambda crc, _: crc >> 1 ^ (0xA001 if crc & 1 else 0), range(8), value) for value in range(256)
+)
 _DAYS: Final = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
@@ -24,6 +27,14 @@ def crc16_x25(data: bytes) -> int:
     # The interpreter has the unreflected CRC in C; bits turned round before and behind it give the reflected one.
     crc = binascii.crc_hqx(data.translate(_REVERSED), 0xFFFF) ^ 0xFFFF
     return _REVERSED[crc & 0xFF] << 8 | _REVERSED[crc >> 8]
+
+
+def crc16_arc(data: bytes) -> int:
+    """CRC-16/ARC: polynomial 0x8005 reflected, initial 0. Check: 0xBB3D."""
+    crc = 0
+    for byte in data:
+        crc = crc >> 8 ^ _ARC[(crc ^ byte) & 0xFF]
+    return crc
 
 
 def crc16_xmodem(data: bytes) -> int:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
+from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.eelink.codec import EelinkCodec
 from protocols.codecs.gl200text.codec import Gl200TextCodec
 from protocols.codecs.gt06.codec import Gt06Codec
@@ -47,10 +48,17 @@ _TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
     Gl200TextCodec,
 )
 
+_RECEIVER_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Dc09Codec,)
+
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
 
 TERMINALS: Final[Mapping[str, TerminalCodec]] = MappingProxyType({codec.name: codec for codec in _STRICT})
 """The codecs of terminals that keep up a conversation over TCP or UDP, each on a port of its own."""
+
+RECEIVERS: Final[Mapping[str, TerminalCodec]] = MappingProxyType(
+    {codec.name: codec for codec in (make() for make in _RECEIVER_CLASSES)}
+)
+"""The codecs of alarm receivers. They keep up conversations as well; each is configured in a section of its own."""
 
 CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
     {
@@ -61,18 +69,27 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "onenet": OneNetCodec(),
         "ctwing": CtwingCodec(),
         **TERMINALS,
+        **RECEIVERS,
     }
 )
 
 TEXT_CODECS: Final = frozenset(
-    {"native", "json", "senml", "onenet", "ctwing", *(codec.name for codec in _STRICT if codec.text)}
+    {
+        "native",
+        "json",
+        "senml",
+        "onenet",
+        "ctwing",
+        *(name for name, codec in RECEIVERS.items() if codec.text),
+        *(codec.name for codec in _STRICT if codec.text),
+    }
 )
 """Codecs whose frames are lines of text; those of the others are written in hexadecimal."""
 
 
 def lenient(name: str) -> Codec:
     """The codec of this name that takes frames with a bad checksum and tells that as a fault; itself if it has none."""
-    for make in _TERMINAL_CLASSES:
+    for make in (*_TERMINAL_CLASSES, *_RECEIVER_CLASSES):
         codec = make(lenient=True)
         if codec.name == name:
             return codec

@@ -7,7 +7,7 @@ Nothing here knows sockets. A ``Talk`` is one conversation (a TCP connection, th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -115,6 +115,10 @@ class Switchboard:
         self.refusal: bytes = getattr(codec, "refusal", b"")  # what a protocol has to say "not stored", if anything
         self.idle_s: float = min(limits.idle_s, getattr(codec, "idle_s", limits.idle_s))
         self._stranger: bytes = getattr(codec, "stranger_reply", b"")  # in place of what a known terminal is answered
+        # The same where it depends on the reply; it is also what is said when a frame could not be kept.
+        self._declined: Callable[[bytes], bytes] | None = getattr(codec, "declined", None)
+        # What is answered without being kept (another layer's courtesies): the answer, None for a frame to be kept.
+        self._small_talk: Callable[[bytes, str], bytes | None] | None = getattr(codec, "small_talk", None)
         self._ingest = ingest
         self._directory = directory
         self._loop = asyncio.get_running_loop()
@@ -139,6 +143,10 @@ class Switchboard:
     def take(self, talk: Talk, payload: bytes) -> None:
         """One frame of this conversation. It is offered with everything else that this turn of the loop brings."""
         self.counts["frames"] += 1
+        if self._small_talk is not None and (courtesy := self._small_talk(payload, talk.source)) is not None:
+            if courtesy:
+                talk.write(courtesy)
+            return
         frame = Frame(
             self.transport, self.codec.name, talk.source, payload, self.clock.now_us(), talk.key, context=talk.context
         )
@@ -152,6 +160,8 @@ class Switchboard:
                 return  # neither kept nor answered
             if self._stranger and reply and talk.key:
                 reply = self._stranger
+            elif self._declined is not None and reply:
+                reply = self._declined(reply)
         frame.device_key = talk.device_id or talk.key
         frame.verified = talk.trusted and talk.proof is not False
         frame.context = None
@@ -220,6 +230,9 @@ class Switchboard:
                 self.counts["replies"] += len(mine) - mine.count(b"")
                 talk.answered(mine)
             else:
+                for reply in mine if self._declined is not None else ():
+                    if reply and self._declined is not None:
+                        talk.write(self._declined(reply))
                 talk.refused(len(mine))
         if not self._offers:
             self._idle.set()

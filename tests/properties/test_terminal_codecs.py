@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from gateway.errors import FramingError, ParseError
 from gateway.model import METRICS, SIGNALS, Frame, Report
-from protocols.registry import TERMINALS, lenient
+from protocols.registry import RECEIVERS, TERMINALS, lenient
 from tests.vectors import own
 
-EVERY = pytest.mark.parametrize("codec", sorted(TERMINALS))
+TALKERS = {**TERMINALS, **RECEIVERS}
+EVERY = pytest.mark.parametrize("codec", sorted(TALKERS))
 NOW_US = 1_795_309_323_000_000
 MORE = 100 if os.environ.get("CAREBELL_CHAOS") == "long" else 1
 
@@ -41,7 +42,7 @@ def fit_for_the_journal(report: Report) -> None:
 
 
 def examine(codec: str, payload: bytes) -> None:
-    for chosen in (TERMINALS[codec], lenient(codec)):
+    for chosen in (TALKERS[codec], lenient(codec)):
         for key in ("", "123456789012345"):
             frame = Frame("test", codec, "test", payload, NOW_US, key)
             try:
@@ -79,7 +80,7 @@ def test_frames_with_wrong_bytes(codec: str, data: st.DataObject) -> None:
 
 
 def framed(codec: str, pieces: list[bytes]) -> list[bytes]:
-    framer = TERMINALS[codec].framer()
+    framer = TALKERS[codec].framer()
     return [frame for piece in pieces for frame in framer.feed(piece)]
 
 
@@ -118,7 +119,7 @@ def test_cuts_make_no_difference(codec: str, data: st.DataObject) -> None:
 def test_rubbish_is_bounded(codec: str, data: st.DataObject) -> None:
     """Any stream: bounded memory, frames out of the stream's own bytes, an end at the bound."""
     piece = data.draw(st.binary(min_size=1, max_size=300))
-    framer = TERMINALS[codec].framer()
+    framer = TALKERS[codec].framer()
     fed = 0
     with contextlib.suppress(FramingError):
         for _ in range(40):

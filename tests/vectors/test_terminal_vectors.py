@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from protocols.registry import TERMINALS
+from protocols.registry import RECEIVERS, TERMINALS
 from tests.vectors import own
 
-CASES = [(codec, vector) for codec in TERMINALS for vector in own.vectors(codec)]
+TALKERS = {**TERMINALS, **RECEIVERS}
+CASES = [(codec, vector) for codec in TALKERS for vector in own.vectors(codec)]
 
 
-@pytest.mark.parametrize("codec", sorted(TERMINALS))
+@pytest.mark.parametrize("codec", sorted(TALKERS))
 def test_has_vectors(codec: str) -> None:
     assert own.vectors(codec), f"tests/vectors/{codec}.toml is missing: a codec is proved by frames of its own"
 
