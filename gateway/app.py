@@ -23,6 +23,7 @@ from gateway.model import Actor
 from gateway.notify_systemd import Notifier, watch
 from gateway.precedence import go_first
 from gateway.registry.keys import has_admin_key, issue_api_key
+from gateway.registry.site_secret import site_secret
 from gateway.storage import integrity
 from gateway.supervise import keep_running
 from gateway.telemetry import export
@@ -130,6 +131,7 @@ class Gateway:
             return issue_api_key(connection, {"role": "admin", "label": "first start"}, at_us=now_us, actor=system)[1]
 
         first_key = await parts.writer.write(prepare)
+        parts.terminals.use_secret(await parts.writer.write(lambda c: site_secret(c, "terminals")))
         await parts.writer.read(parts.registry.load)
         await parts.writer.read(parts.housekeeping.recover)
         judged = await parts.writer.read(parts.judge.recover)

@@ -15,6 +15,7 @@ from gateway.config import TrackersSection
 from gateway.errors import ConfigError, TransportError
 from gateway.ports import Directory, Ingest, Resolver
 from gateway.supervise import keep_running
+from protocols.codecs.jt808.codec import Jt808Codec
 from protocols.locating import CsvResolver, HttpResolver, Locator
 from protocols.registry import TERMINALS
 from protocols.transports.datagram import DatagramListener
@@ -78,6 +79,12 @@ class Terminals:
                 if place.chosen:
                     self._chosen.add(name)
         self.locator = _locator(section, ingest, clock)
+
+    def use_secret(self, secret: bytes) -> None:
+        """What codes for terminals are made from, at least 16 bytes; before ``start``."""
+        for codec in TERMINALS.values():
+            if isinstance(codec, Jt808Codec):
+                codec.use_secret(secret)
 
     async def start(self) -> None:
         """Bind. Raises TransportError for an address that somebody chose; a well-known port that another program has
