@@ -21,6 +21,8 @@ CONVERSIONS: Final[Mapping[str, Linear]] = MappingProxyType(
         "kelvin_to_celsius": Linear(1.0, -273.15),
         "kpa_to_mmhg": Linear(1 / 0.133322387415),  # BIPM brochure: 1 mmHg = 133.322387415 Pa
         "mg_per_dl_to_mmol_per_l": Linear(10 / 180.156),  # glucose, 180.156 g/mol
+        "kg_per_l_to_mmol_per_l": Linear(1e6 / 180.156),
+        "mol_per_l_to_mmol_per_l": Linear(1000.0),
         "knots_to_m_per_s": Linear(1852 / 3600),
         "km_per_h_to_m_per_s": Linear(1 / 3.6),
         "miles_per_h_to_m_per_s": Linear(0.44704),

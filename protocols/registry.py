@@ -7,8 +7,10 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
+from protocols.codecs.bthome import BthomeCodec
 from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.eelink.codec import EelinkCodec
+from protocols.codecs.gatt import GattCodec
 from protocols.codecs.gl200text.codec import Gl200TextCodec
 from protocols.codecs.gt06.codec import Gt06Codec
 from protocols.codecs.h02.codec import H02Codec
@@ -68,6 +70,8 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "lwm2m": Lwm2mCodec(),
         "onenet": OneNetCodec(),
         "ctwing": CtwingCodec(),
+        "gatt": GattCodec(),
+        "bthome": BthomeCodec(),
         **TERMINALS,
         **RECEIVERS,
     }
