@@ -51,7 +51,8 @@ check: .venv/installed-test
 
 test: check
 	@sh scripts/install-test-peers
-	@$(BIN)/pytest -q --hypothesis-seed=11  # the same examples every time; `make chaos` draws new ones
+	@# The same examples every time (`make chaos` draws new ones); a file at a time for each of three workers.
+	@$(BIN)/pytest -q -n 3 --dist loadfile --hypothesis-seed=11
 
 bench: .venv/installed-test
 	@$(BIN)/carebell bench all

@@ -77,6 +77,9 @@ class OneNetCodec:
         if sort == 2:
             _presence(draft, ONLINE_WORDS.get(text_of(message.get("status"))))
             return [draft.report()]
+        if sort is None:
+            draft.fault("type", "missing, or no number")
+            return [draft.report()]
         if sort != 1:
             draft.keep("onenet", sort)
             return [draft.report()]

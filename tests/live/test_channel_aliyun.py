@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from alerts.channels.aliyun import VOICE_QUOTA
+from alerts.channels.aliyun import VOICE_QUOTA, SmsTemplate, _template
 from alerts.notice import Medium
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError, NotFoundError
 from simulators.carrier_state import Fault
@@ -158,8 +158,8 @@ def test_other_failures(fault: Fault, error: type[Exception], tmp_path: Path) ->
 def test_what_was_not_approved_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with aliyun_harness(tmp_path) as harness:
-            with pytest.raises(DeliveryRefusedError, match="no sms template"):
-                await harness.provider.send(harness.notice("a-1", template="unknown"))
+            with pytest.raises(DeliveryRefusedError, match="none for all"):
+                _template(dict[str, SmsTemplate](), harness.notice("a-1", template="unknown"))
             with pytest.raises(DeliveryRefusedError, match="lacks what"):
                 await harness.provider.send(harness.notice("a-1", params={}))
             assert not harness.aliyun.requests

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -43,8 +44,8 @@ def processes_in(folder: Path) -> list[int]:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A directory that uid 65534 may enter."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        if ROOT:
+    for folder in (tmp_path, *tmp_path.parents):
+        if ROOT and folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
             folder.chmod(0o755)
     yield tmp_path
     for pid in processes_in(tmp_path):  # whatever a failed test left

@@ -35,7 +35,7 @@ def test_a_day_in_the_neighbourhood(tmp_path: Path) -> None:
     assert sum(told["orders"].values()) == sum(n for name, n in alerts.items() if name.endswith(("P1", "P2")))
     if importlib.util.find_spec("twilio") is not None:
         # No operator was free for one of them: messages, a call that nobody took, and the second contact pressed 1.
-        assert told["taken_by_family"] == ["P-0002.2"]
+        assert "P-0002.2" in told["taken_by_family"]
         assert told["calls"]["no-answer"] >= 1
         assert told["calls"]["completed"] >= 1
         assert told["messages"] >= 2 * (alerts["sos P1"] + alerts["fall P1"] + alerts["smoke P1"])

@@ -17,6 +17,7 @@ def test_an_error_deep_in_the_tasks_comes_out_by_itself(tmp_path: Path, monkeypa
         raise BaseExceptionGroup("core", [BaseExceptionGroup("alerts", [StorageBrokenError("the disk says no")])])
 
     monkeypatch.setattr(app.Gateway, "_run", break_down)
+    monkeypatch.setattr(app, "go_first", lambda: False)  # this process is not the daemon
     with pytest.raises(StorageBrokenError, match="the disk says no"):
         app.run(load_settings(None, tmp_path), print)
     assert (tmp_path / integrity.SUSPICION).exists(), "the next start looks at every page"
