@@ -86,6 +86,7 @@ class Gateway:
             await endpoint.start()
         await parts.terminals.start()
         await parts.mobile.start()
+        await parts.receivers.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -164,6 +165,9 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.terminals.run())
             group.create_task(parts.mobile.run())
+            group.create_task(parts.receivers.run())
+            if parts.ways.alarm_centers is not None:
+                group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
             for name, endpoint in parts.mqtt.items():
                 group.create_task(keep_running(name, endpoint.run))
             group.create_task(keep_running("commands", parts.commands.run))
@@ -188,6 +192,7 @@ class Gateway:
             self._say(f"{name:<8} {endpoint.address}")
         parts.terminals.announce(self._say)
         parts.mobile.announce(self._say)
+        parts.receivers.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):
                 await parts.api.started.wait()

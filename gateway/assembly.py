@@ -41,6 +41,7 @@ from gateway.live import LiveReadings
 from gateway.metrics import Histogram, Metrics
 from gateway.mobile import MobileLinks, push_receivers
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
+from gateway.receivers import ReceiverCodecs, Receivers
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
@@ -105,8 +106,9 @@ class Parts:
         )
         self.registry = Registry(self.writer, codec_of=self._codec_of, care_of=self._care_of, clock=clock)
         self.marks = Marks()
+        self.receiver_codecs = ReceiverCodecs(settings)
         self.ingest = JournalIngest(
-            codecs=CODECS,
+            codecs={**CODECS, **self.receiver_codecs.by_name()},
             profiles=self.profiles,
             directory=self.registry,
             marks=self.marks,
@@ -256,10 +258,11 @@ class Parts:
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
-        self.mobile = MobileLinks(
-            settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock
-        )
+        self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
+        self.receivers = Receivers(
+            settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
+        )
         self.commands.attach("trackers", self.terminals)
         self.commands.attach("coap", self.mobile)
         self.mobile.coap.downs.on_contact = self.commands.contact
@@ -273,6 +276,9 @@ class Parts:
                 self.health.add(part)
         self.health.add(self.terminals)
         self.health.add(self.mobile)
+        self.health.add(self.receivers)
+        if self.ways.alarm_centers is not None:
+            self.health.add(self.ways.alarm_centers)
         if self.ways.modem is not None:
             self.health.add(ModemHealth(self.ways.modem))
         self.metrics = Metrics(metadata.version("carebell"))

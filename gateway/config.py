@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
+from gateway.config_house import Dc09Section
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     lwm2m: Lwm2mSection = Lwm2mSection()
     push: PushReceivers = PushReceivers()
     trackers: TrackersSection = TrackersSection()
+    dc09: Dc09Section = Dc09Section()
     broker: list[dict[str, Any]] = []
     serial: list[dict[str, Any]] = []
     ble: dict[str, Any] = {}
@@ -173,7 +175,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
     resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
     resolved |= {
         name: _resolve_files(getattr(settings, name), base)
-        for name in ("mqtt", "coap", "push", "order_api", "notify", "trackers")
+        for name in ("mqtt", "coap", "push", "order_api", "notify", "trackers", "dc09")
     }
     return settings.model_copy(update=resolved)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.config_types import HttpUrl, Section
+from gateway.config_types import HostPort, HttpUrl, Section
 
 
 class TwilioSection(Section):
@@ -105,7 +105,23 @@ class ModemSection(Section):
     hang_up: bool = True
 
 
-ProviderName = Literal["twilio", "aliyun", "modem", "robots", "webhook", "push", "email"]
+class AlarmCenterSection(Section):
+    """An alarm receiving center that takes SIA DC-09; policies name it in ``webhook``."""
+
+    address: HostPort
+    second_address: HostPort = ""
+    transport: Literal["tcp", "udp"] = "tcp"
+    account: str = Field(pattern=r"^[0-9A-Fa-f]{3,16}$")
+    line: str = Field("0", pattern=r"^[0-9A-Fa-f]{1,6}$")
+    receiver: str = Field("", pattern=r"^[0-9A-Fa-f]{0,6}$")
+    format: Literal["ADM-CID", "SIA-DCS"] = "ADM-CID"
+    key_file: str = ""
+    timeout_s: float = Field(5.0, gt=0, le=10)
+    tries: int = Field(2, ge=1, le=5)
+    test_s: float = Field(0.0, ge=0, le=2_678_400)
+
+
+ProviderName = Literal["twilio", "aliyun", "modem", "robots", "webhook", "push", "email", "dc09"]
 
 
 class OrderSection(Section):
@@ -128,6 +144,7 @@ class NotifySection(Section):
     robots: dict[str, RobotSection] = Field({})
     webhook: dict[str, WebhookSection] = Field({})
     push: PushSection = PushSection()
+    dc09: dict[str, AlarmCenterSection] = Field({})
     email: EmailSection = EmailSection()
     modem: ModemSection = ModemSection()
     order: OrderSection = OrderSection()

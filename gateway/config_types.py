@@ -35,6 +35,14 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _host_port(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if value and not (separator and host and port.isdecimal() and 0 < int(port) <= 65_535):
+        raise ValueError("write it as host:port")
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 HistoryDsn = Annotated[str, AfterValidator(_history_dsn)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]

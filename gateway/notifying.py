@@ -119,6 +119,9 @@ class Ways:
             self.providers.append(self._robots(notify))
         if notify.webhook or notify.push.endpoint:
             self.providers.extend(self._webhooks(notify))
+        self.alarm_centers = self._alarm_centers(notify) if notify.dc09 else None
+        if self.alarm_centers is not None:
+            self.providers.append(self.alarm_centers)
         if notify.email.host:
             self.providers.append(self._email(notify))
 
@@ -205,6 +208,36 @@ class Ways:
         found: list[Provider] = [WebhookProvider(sender, self._clock)]
         return [*found, PushProvider(sender, push, self._clock)] if push else found
 
+    def _alarm_centers(self, notify: NotifySection) -> Any:
+        from alerts.channels.dc09 import Center, Dc09Provider  # noqa: PLC0415 - as above
+        from protocols.codecs.dc09_sender import Route  # noqa: PLC0415
+
+        centers: dict[str, Center] = {}
+        for name, section in notify.dc09.items():
+            key = b""
+            if section.key_file:
+                secret = f"notify.dc09.{name}.key_file"
+                try:
+                    key = bytes.fromhex(read_secret(section.key_file, secret))
+                except ValueError:
+                    key = b"?"
+                if len(key) not in (16, 24, 32):
+                    raise ConfigError(f"{secret}: write 32, 48 or 64 hexadecimal digits")
+                _installed("notify.dc09", "cryptography")
+            route = Route(
+                account=section.account.upper(),
+                line=section.line,
+                receiver=section.receiver,
+                form=section.format,
+                key=key,
+            )
+            addresses = tuple(_host_and_port(each) for each in (section.address, section.second_address) if each)
+            centers[name] = Center(
+                addresses=addresses, dialogue=route, transport=section.transport, timeout_s=section.timeout_s,
+                tries=section.tries, test_s=section.test_s,
+            )  # fmt: skip
+        return Dc09Provider(centers, self._clock)
+
     def _email(self, notify: NotifySection) -> Provider:
         _need("notify.email", notify.email.sender, "sender")
         _installed("notify.email", "aiosmtplib")
@@ -224,6 +257,11 @@ class ModemHealth:
     def state(self) -> tuple[bool, str]:
         found: tuple[bool, str] = self._modem.state()
         return found
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 async def _nobody(*_told: Any) -> None:

@@ -55,6 +55,7 @@ def export(parts: Parts) -> None:
                     _only(terminals.counters, "_total"), "what")  # fmt: skip
     metrics.gauge("carebell_trackers", "State of the listeners for terminals.",
                   _without(terminals.counters, "_total"), "what")  # fmt: skip
+    metrics.counter("carebell_receivers_total", "What the receivers of alarms did.", parts.receivers.counters, "what")
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

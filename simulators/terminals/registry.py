@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from simulators.terminals.base import Script
+from simulators.terminals.dc09 import Dc09Script
 from simulators.terminals.eelink import EelinkScript
 from simulators.terminals.gl200text import Gl200TextScript
 from simulators.terminals.gt06 import Gt06Script
@@ -43,5 +44,6 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "minifinder": Kind(MinifinderScript, "trackers.minifinder", 5017),
         "minifinder2": Kind(Minifinder2Script, "trackers.minifinder2", 5115),
         "gl200text": Kind(Gl200TextScript, "trackers.gl200text", 5004),
+        "dc09": Kind(Dc09Script, "telecare.dc09_unit", 5094),
     }
 )

@@ -16,7 +16,7 @@ KERNEL = frozenset(
     for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
-        "gateway.terminals", "gateway.mobile")  # fmt: skip
+        "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 
@@ -33,6 +33,8 @@ ALLOWED = {
     ("gateway.housekeeping", "gateway.storage"),
     ("gateway.housekeeping", "gateway.config"),
     ("gateway.config", "gateway.config_coap"),
+    ("gateway.config", "gateway.config_house"),
+    ("gateway.config_house", "gateway.config_types"),
     ("gateway.config_coap", "gateway.config_types"),
     ("gateway.config", "gateway.config_notify"),
     ("gateway.config", "gateway.config_types"),
