@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import apsw
@@ -98,6 +98,24 @@ def rows(connection: apsw.Connection, sql: str, bindings: tuple[SqlValue, ...] =
         if names is None:
             names = [column[0] for column in cursor.get_description()]
         yield dict(zip(names, row, strict=True))
+
+
+def listing(
+    connection: apsw.Connection,
+    select: str,
+    conditions: Iterable[tuple[object, str, tuple[SqlValue, ...]]],
+    order: str,
+    limit: int,
+) -> Iterator[dict[str, Any]]:
+    """Rows that meet the conditions that were asked for: each is whether it was, its SQL and its bindings.
+
+    What was not asked for is left out, because SQLite uses no index for ``? = '' OR column = ?``.
+    """
+    asked = [(text, bindings) for wanted, text, bindings in conditions if wanted]
+    where = f" WHERE {' AND '.join(text for text, _ in asked)}" if asked else ""
+    values = tuple(value for _, bindings in asked for value in bindings)
+    found: Iterator[dict[str, Any]] = rows(connection, f"{select}{where} ORDER BY {order} LIMIT ?", (*values, limit))
+    return found
 
 
 def existing(connection: apsw.Connection, spec: Spec, row_id: str) -> dict[str, Any]:

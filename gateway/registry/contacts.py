@@ -11,7 +11,7 @@ from gateway.clock import iso
 from gateway.errors import NotFoundError
 from gateway.model import Actor, Severity
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, insert, rows, update
+from gateway.registry.changes import Change, begin, existing, expect_version, insert, listing, rows, update
 
 CHANNELS: Final = ("voice", "sms", "app", "wechat", "email")
 
@@ -127,13 +127,13 @@ def list_contacts(
     limit: int = 1000,
 ) -> list[dict[str, Any]]:
     """Contacts: of one person in the order in which they are told, else by id behind ``after_id``."""
-    pattern = f"%{search}%"
-    found = rows(
-        connection,
-        "SELECT * FROM contact WHERE id > ? AND (? = '' OR person_id = ?) AND (? = '' OR state = ?)"
-        " AND (? = '' OR id LIKE ? OR name LIKE ? OR phone LIKE ?) ORDER BY iif(? = '', 0, position), id LIMIT ?",
-        (after_id, person_id, person_id, state, state, search, pattern, pattern, pattern, person_id, limit),
+    conditions = (
+        (person_id, "person_id = ?", (person_id,)),
+        (after_id, "id > ?", (after_id,)),
+        (state, "state = ?", (state,)),
+        (search, "(id LIKE ? OR name LIKE ? OR phone LIKE ?)", (f"%{search}%",) * 3),
     )
+    found = listing(connection, "SELECT * FROM contact", conditions, "position, id" if person_id else "id", limit)
     return [_view(row) for row in found]
 
 

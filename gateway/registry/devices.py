@@ -11,7 +11,7 @@ from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError
 from gateway.model import Actor
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, insert, rows, update
+from gateway.registry.changes import Change, begin, existing, expect_version, insert, listing, update
 from gateway.registry.credentials import revoke_tokens, store_token, touch_device
 
 STATES: Final = ("active", "suspended", "retired")
@@ -306,18 +306,24 @@ def list_devices(
 
     ``unassigned``: only those in service that belong to nobody.
     """
-    pattern = f"%{search}%"
-    found = rows(
-        connection,
+    select = (
         "SELECT d.*, b.person_id,"
         " (SELECT json_group_object(kind, shown) FROM device_key k WHERE k.device_id = d.id) AS keys"
         " FROM device d LEFT JOIN binding b ON b.device_id = d.id AND b.to_us IS NULL"
-        " WHERE d.id > ? AND (? = '' OR b.person_id = ?) AND (? = '' OR d.state = ?) AND (? = '' OR d.profile = ?)"
-        " AND (NOT ? OR (b.person_id IS NULL AND d.state <> 'retired'))"
-        " AND (? = '' OR d.id LIKE ? OR d.model LIKE ? OR EXISTS"
-        " (SELECT 1 FROM device_key k WHERE k.device_id = d.id AND k.shown LIKE ?)) ORDER BY d.id LIMIT ?",
-        (after_id, *(person_id,) * 2, *(state,) * 2, *(profile,) * 2, int(unassigned), search, *(pattern,) * 3, limit),
     )
+    named = (
+        "(d.id LIKE ? OR d.model LIKE ? OR EXISTS"
+        " (SELECT 1 FROM device_key k WHERE k.device_id = d.id AND k.shown LIKE ?))"
+    )
+    conditions = (
+        (person_id, "b.person_id = ?", (person_id,)),
+        (after_id, "d.id > ?", (after_id,)),
+        (state, "d.state = ?", (state,)),
+        (profile, "d.profile = ?", (profile,)),
+        (unassigned, "b.person_id IS NULL AND d.state <> 'retired'", ()),
+        (search, named, (f"%{search}%",) * 3),
+    )
+    found = listing(connection, select, conditions, "d.id", limit)
     return [_view(row | f.decode_object(row["keys"])) for row in found]
 
 

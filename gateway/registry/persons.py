@@ -13,7 +13,7 @@ from gateway.clock import from_us, iso
 from gateway.errors import ConflictError
 from gateway.model import Actor
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, fetch, insert, rows, update
+from gateway.registry.changes import Change, begin, existing, expect_version, fetch, insert, listing, update
 from gateway.registry.devices import SPEC as DEVICE
 from gateway.registry.devices import apply_device
 
@@ -168,13 +168,13 @@ def list_persons(
     limit: int = 1000,
 ) -> list[dict[str, Any]]:
     """Persons by id, behind ``after_id``. ``search`` looks for a part of the id, name or phone."""
-    pattern = f"%{search}%"
-    found = rows(
-        connection,
-        "SELECT * FROM person WHERE id > ? AND (? = '' OR state = ?) AND (? = '' OR district = ?)"
-        " AND (? = '' OR id LIKE ? OR name LIKE ? OR phone LIKE ?) ORDER BY id LIMIT ?",
-        (after_id, state, state, district, district, search, pattern, pattern, pattern, limit),
+    conditions = (
+        (after_id, "id > ?", (after_id,)),
+        (state, "state = ?", (state,)),
+        (district, "district = ?", (district,)),
+        (search, "(id LIKE ? OR name LIKE ? OR phone LIKE ?)", (f"%{search}%",) * 3),
     )
+    found = listing(connection, "SELECT * FROM person", conditions, "id", limit)
     return [_view(row) for row in found]
 
 

@@ -13,7 +13,7 @@ from gateway.clock import iso
 from gateway.errors import NotFoundError
 from gateway.model import Actor
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, insert, rows, update
+from gateway.registry.changes import Change, begin, existing, expect_version, insert, listing, update
 
 SPEC: Final = f.Spec(
     "place",
@@ -137,14 +137,13 @@ def place_rows(
     limit: int = 1000,
 ) -> Iterator[dict[str, Any]]:
     """As ``list_places``, as they are stored."""
-    pattern = f"%{search}%"
-    found: Iterator[dict[str, Any]] = rows(
-        connection,
-        "SELECT * FROM place WHERE id > ? AND (? = '' OR person_id = ?) AND (? = '' OR state = ?)"
-        " AND (? = '' OR id LIKE ? OR name LIKE ?) ORDER BY id LIMIT ?",
-        (after_id, person_id, person_id, state, state, search, pattern, pattern, limit),
+    conditions = (
+        (person_id, "person_id = ?", (person_id,)),
+        (after_id, "id > ?", (after_id,)),
+        (state, "state = ?", (state,)),
+        (search, "(id LIKE ? OR name LIKE ?)", (f"%{search}%",) * 2),
     )
-    return found
+    return listing(connection, "SELECT * FROM place", conditions, "id", limit)
 
 
 def fence_of(row: Mapping[str, Any]) -> Fence:
