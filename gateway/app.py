@@ -165,6 +165,7 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.terminals.run())
             group.create_task(parts.mobile.run())
+            group.create_task(parts.brokers.run())
             group.create_task(parts.receivers.run())
             if parts.ways.alarm_centers is not None:
                 group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
@@ -192,6 +193,7 @@ class Gateway:
             self._say(f"{name:<8} {endpoint.address}")
         parts.terminals.announce(self._say)
         parts.mobile.announce(self._say)
+        parts.brokers.announce(self._say)
         parts.receivers.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):

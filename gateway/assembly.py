@@ -26,6 +26,7 @@ from device_profiles.loader import Profiles, load_profiles
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
+from gateway.brokers import Brokers
 from gateway.care import DeviceCare
 from gateway.clock import Clock
 from gateway.commands.desk import CommandDesk
@@ -263,6 +264,18 @@ class Parts:
         self.receivers = Receivers(
             settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
         )
+        self.brokers = Brokers(
+            settings.broker,
+            ingest=self.ingest,
+            directory=self.registry,
+            store=self.writer,
+            clock=clock,
+            policy=self.escalation.policy,
+            wake=self.outbox.wake,
+        )
+        if self.brokers.links:
+            self.ingest.listen(self.brokers.observe)
+            self.commands.attach("broker", self.brokers)
         self.commands.attach("trackers", self.terminals)
         self.commands.attach("coap", self.mobile)
         self.mobile.coap.downs.on_contact = self.commands.contact
@@ -276,6 +289,8 @@ class Parts:
                 self.health.add(part)
         self.health.add(self.terminals)
         self.health.add(self.mobile)
+        if self.brokers.links:
+            self.health.add(self.brokers)
         self.health.add(self.receivers)
         if self.ways.alarm_centers is not None:
             self.health.add(self.ways.alarm_centers)

@@ -6,11 +6,12 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_house import Dc09Section
 from gateway.config_notify import NotifySection
@@ -114,7 +115,7 @@ class Settings(BaseSettings):
     push: PushReceivers = PushReceivers()
     trackers: TrackersSection = TrackersSection()
     dc09: Dc09Section = Dc09Section()
-    broker: list[dict[str, Any]] = []
+    broker: list[BrokerSection] = []
     serial: list[dict[str, Any]] = []
     ble: dict[str, Any] = {}
     redis: dict[str, Any] = {}
@@ -136,7 +137,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("broker", "serial", "ble", "redis")
+LATER_SECTIONS = ("serial", "ble", "redis")
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 
@@ -177,6 +178,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         name: _resolve_files(getattr(settings, name), base)
         for name in ("mqtt", "coap", "push", "order_api", "notify", "trackers", "dc09")
     }
+    resolved["broker"] = [_resolve_files(section, base) for section in settings.broker]
     return settings.model_copy(update=resolved)
 
 
@@ -217,8 +219,8 @@ def _known_keys(location: list[str]) -> list[str]:
     for part in location:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             annotation = annotation.model_fields[part].annotation
-        else:  # a table of sections, each under a name of the site's own
-            annotation = (*get_args(annotation), None)[1]
+        else:  # sections by names of the site's own, or a list of them
+            annotation = (*get_args(annotation), None)[0 if get_origin(annotation) is list else 1]
     return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 

@@ -49,6 +49,11 @@ def export(parts: Parts) -> None:
                   parts.mobile.lwm2m_counters, "what")  # fmt: skip
     metrics.counter("carebell_commands_total", "Steps of commands to devices.", lambda: parts.commands.totals, "what")
     metrics.gauge("carebell_commands_open", "Commands that are not over.", parts.commands.counts, "state")
+    if parts.brokers.links:
+        metrics.counter("carebell_broker_total", "What the broker connections did.",
+                        _only(parts.brokers.counters, "_total"), "what")  # fmt: skip
+        metrics.gauge("carebell_broker", "State of the broker connections.",
+                      _without(parts.brokers.counters, "_total"), "what")  # fmt: skip
     terminals = parts.terminals
     metrics.counter("carebell_tracker_frames_total", "Frames of terminals.", terminals.frames, "listener")
     metrics.counter("carebell_trackers_total", "What the listeners for terminals did.",

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.bthome import BthomeCodec
+from protocols.codecs.chirpstack import ChirpStackCodec
 from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.eelink.codec import EelinkCodec
 from protocols.codecs.gatt import GattCodec
@@ -24,9 +25,12 @@ from protocols.codecs.native import NativeCodec
 from protocols.codecs.operator_messages import CtwingCodec, OneNetCodec
 from protocols.codecs.osmand.codec import OsmandCodec
 from protocols.codecs.senml import SenmlCodec
+from protocols.codecs.the_things_stack import TheThingsStackCodec
+from protocols.codecs.theengs import TheengsCodec
 from protocols.codecs.tk103.codec import Tk103Codec
 from protocols.codecs.topin.codec import TopinCodec
 from protocols.codecs.watch.codec import WatchCodec
+from protocols.codecs.zigbee2mqtt import Zigbee2MqttCodec
 
 
 class TerminalCodecClass(Protocol):
@@ -54,6 +58,9 @@ _RECEIVER_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Dc09Codec,)
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
 
+_BROKER: Final[tuple[Codec, ...]] = (Zigbee2MqttCodec(), ChirpStackCodec(), TheThingsStackCodec(), TheengsCodec())
+"""Codecs of what other programs publish on a broker; they read the topic too (protocols.codecs.topic_message)."""
+
 TERMINALS: Final[Mapping[str, TerminalCodec]] = MappingProxyType({codec.name: codec for codec in _STRICT})
 """The codecs of terminals that keep up a conversation over TCP or UDP, each on a port of its own."""
 
@@ -70,6 +77,7 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "lwm2m": Lwm2mCodec(),
         "onenet": OneNetCodec(),
         "ctwing": CtwingCodec(),
+        **{codec.name: codec for codec in _BROKER},
         "gatt": GattCodec(),
         "bthome": BthomeCodec(),
         **TERMINALS,
@@ -84,6 +92,7 @@ TEXT_CODECS: Final = frozenset(
         "senml",
         "onenet",
         "ctwing",
+        *(codec.name for codec in _BROKER),
         *(name for name, codec in RECEIVERS.items() if codec.text),
         *(codec.name for codec in _STRICT if codec.text),
     }

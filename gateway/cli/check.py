@@ -37,9 +37,11 @@ Check = Callable[[Settings], Finding]
 def check_configuration(settings: Settings) -> Finding:
     """The file was read already; what is left are sections that this version cannot do."""
     from gateway.receivers import ReceiverCodecs  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.terminals import places  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.brokers import options_of  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.terminals import places  # noqa: PLC0415
 
     places(settings.trackers)
+    options_of(settings.broker)
     ReceiverCodecs(settings)
     later = settings.not_in_this_version()
     return Finding(

@@ -16,7 +16,8 @@ KERNEL = frozenset(
     for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
-        "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile")  # fmt: skip
+        "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile",
+        "gateway.brokers")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 
@@ -32,6 +33,8 @@ ALLOWED = {
     ("gateway.judge", "gateway.storage"),
     ("gateway.housekeeping", "gateway.storage"),
     ("gateway.housekeeping", "gateway.config"),
+    ("gateway.config", "gateway.config_broker"),
+    ("gateway.config_broker", "gateway.config_types"),
     ("gateway.config", "gateway.config_coap"),
     ("gateway.config", "gateway.config_house"),
     ("gateway.config_house", "gateway.config_types"),

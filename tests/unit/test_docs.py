@@ -100,6 +100,8 @@ def keys_of(name: str, field: FieldInfo) -> dict[str, Any]:
     kind, where = field.annotation, name
     if get_origin(kind) is dict and isinstance(get_args(kind)[1], type) and issubclass(get_args(kind)[1], BaseModel):
         kind, where = get_args(kind)[1], f"{name}.NAME"
+    if get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], BaseModel):
+        kind = get_args(kind)[0]
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         found: dict[str, Any] = {}
         for key, inner in kind.model_fields.items():
