@@ -165,6 +165,8 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.terminals.run())
             group.create_task(parts.mobile.run())
+            if parts.ble is not None:
+                group.create_task(keep_running("ble", parts.ble.run))
             group.create_task(parts.brokers.run())
             group.create_task(parts.receivers.run())
             if parts.ways.alarm_centers is not None:
@@ -193,6 +195,8 @@ class Gateway:
             self._say(f"{name:<8} {endpoint.address}")
         parts.terminals.announce(self._say)
         parts.mobile.announce(self._say)
+        if parts.ble is not None:
+            self._say(f"ble      {self._settings.ble.adapter}")
         parts.brokers.announce(self._say)
         parts.receivers.announce(self._say)
         if parts.api is not None:

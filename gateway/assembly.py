@@ -41,6 +41,7 @@ from gateway.judge import Judge
 from gateway.live import LiveReadings
 from gateway.metrics import Histogram, Metrics
 from gateway.mobile import MobileLinks, push_receivers
+from gateway.nearby import ble_hub
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
 from gateway.receivers import ReceiverCodecs, Receivers
 from gateway.registry.directory import Registry
@@ -260,6 +261,7 @@ class Parts:
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
         self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock)
+        self.ble = ble_hub(settings, ingest=self.ingest, registry=self.registry, clock=clock)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
         self.receivers = Receivers(
             settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
@@ -289,6 +291,8 @@ class Parts:
                 self.health.add(part)
         self.health.add(self.terminals)
         self.health.add(self.mobile)
+        if self.ble is not None:
+            self.health.add(self.ble)
         if self.brokers.links:
             self.health.add(self.brokers)
         self.health.add(self.receivers)

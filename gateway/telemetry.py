@@ -54,6 +54,9 @@ def export(parts: Parts) -> None:
                         _only(parts.brokers.counters, "_total"), "what")  # fmt: skip
         metrics.gauge("carebell_broker", "State of the broker connections.",
                       _without(parts.brokers.counters, "_total"), "what")  # fmt: skip
+    if parts.ble is not None:
+        metrics.counter("carebell_ble_total", "What Bluetooth did.", _only(parts.ble.counters, "_total"), "what")
+        metrics.gauge("carebell_ble", "State of Bluetooth.", _without(parts.ble.counters, "_total"), "what")
     terminals = parts.terminals
     metrics.counter("carebell_tracker_frames_total", "Frames of terminals.", terminals.frames, "listener")
     metrics.counter("carebell_trackers_total", "What the listeners for terminals did.",

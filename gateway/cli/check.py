@@ -38,9 +38,11 @@ def check_configuration(settings: Settings) -> Finding:
     """The file was read already; what is left are sections that this version cannot do."""
     from gateway.receivers import ReceiverCodecs  # noqa: PLC0415 - keeps `--help` quick
     from gateway.brokers import options_of  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.nearby import ble_options  # noqa: PLC0415
     from gateway.terminals import places  # noqa: PLC0415
 
     places(settings.trackers)
+    ble_options(settings)
     options_of(settings.broker)
     ReceiverCodecs(settings)
     later = settings.not_in_this_version()

@@ -17,7 +17,7 @@ KERNEL = frozenset(
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
         "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile",
-        "gateway.brokers")  # fmt: skip
+        "gateway.brokers", "gateway.nearby")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 
@@ -36,6 +36,8 @@ ALLOWED = {
     ("gateway.config", "gateway.config_broker"),
     ("gateway.config_broker", "gateway.config_types"),
     ("gateway.config", "gateway.config_coap"),
+    ("gateway.config", "gateway.config_ble"),
+    ("gateway.config_ble", "gateway.config_types"),
     ("gateway.config", "gateway.config_house"),
     ("gateway.config_house", "gateway.config_types"),
     ("gateway.config_coap", "gateway.config_types"),

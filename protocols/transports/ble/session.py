@@ -31,7 +31,7 @@ STEP_S: Final = 10.0
 RECORDS_S: Final = 30.0
 """So long may a meter be silent while it reports stored records (GLS 1.0 has the same)."""
 CONTEXT_S: Final = 1.0
-DISCONNECT_S: Final = 12.0
+DISCONNECT_S: Final = 5.0
 MAX_VALUE: Final = 255
 
 GLUCOSE_SERVICE: Final = 0x1808
