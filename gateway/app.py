@@ -15,6 +15,8 @@ from typing import Final
 import apsw
 import structlog
 
+from gateway.access.passwords import hash_password, new_password
+from gateway.access.users import add_user, has_users
 from gateway.assembly import Parts
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings
@@ -32,6 +34,7 @@ REGISTRY_POLL_S: Final = 0.3
 UNKNOWN_FLUSH_S: Final = 2.0
 STOOD_STILL_S: Final = 30.0
 DRAIN_S: Final = 10.0
+FIRST_USER: Final = "admin"
 
 log = structlog.get_logger("carebell")
 
@@ -82,6 +85,7 @@ class Gateway:
     async def _run(self, parts: Parts) -> None:
         export(parts)
         first_key = await self._recover(parts)
+        first_password = await self._first_user(parts)
         for endpoint in parts.mqtt.values():
             await endpoint.start()
         await parts.terminals.start()
@@ -99,7 +103,7 @@ class Gateway:
             databases = core.create_task(self._databases(parts), name="databases")
             doors = core.create_task(self._doors(parts), name="doors")
             api = core.create_task(self._serve_api(parts), name="api")
-            await self._announce(parts, first_key)
+            await self._announce(parts, first_key, first_password)
             await self._stop.wait()
             self._notifier.stopping()
             log.info("draining")
@@ -143,6 +147,18 @@ class Gateway:
             log.info("journal_replayed", numbers=judged)
         return first_key
 
+    async def _first_user(self, parts: Parts) -> str | None:
+        """The password of a first administrator, where there are pages and nobody can sign in to them."""
+        if parts.board is None or await parts.writer.read(has_users):
+            return None
+        password = new_password()
+        encoded = await asyncio.to_thread(hash_password, password)
+        now_us, system = self._clock.now_us(), Actor("system", "first-start")
+        await parts.writer.write(
+            lambda c: add_user(c, FIRST_USER, name="", role="admin", password_hash=encoded, at_us=now_us, actor=system)
+        )
+        return password
+
     def _core(self, parts: Parts) -> dict[str, Coroutine[None, None, None]]:
         """Work whose failure ends the process: a restart and the journal's replay are better than going on without."""
         progress = [lambda: self._timers_stand_still(parts)]
@@ -154,6 +170,7 @@ class Gateway:
             "care": parts.care.service.run(),
             "housekeeping": parts.housekeeping.run(),
             "feed": parts.feed.run(),
+            **({} if parts.board is None else {"board": parts.board.run()}),
             "lag": parts.lag.run(),
             "load": parts.load.run(),
             "registry": self._follow_registry(parts),
@@ -167,10 +184,10 @@ class Gateway:
             group.create_task(parts.mobile.run())
             if parts.ble is not None:
                 group.create_task(keep_running("ble", parts.ble.run))
-            group.create_task(parts.brokers.run())
             group.create_task(parts.receivers.run())
             if parts.ways.alarm_centers is not None:
                 group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
+            group.create_task(parts.brokers.run())
             for name, endpoint in parts.mqtt.items():
                 group.create_task(keep_running(name, endpoint.run))
             group.create_task(keep_running("commands", parts.commands.run))
@@ -190,15 +207,15 @@ class Gateway:
             if parts.postgres is not None:
                 await parts.postgres.stop()
 
-    async def _announce(self, parts: Parts, first_key: str | None) -> None:
+    async def _announce(self, parts: Parts, first_key: str | None, first_password: str | None) -> None:
         for name, endpoint in parts.mqtt.items():
             self._say(f"{name:<8} {endpoint.address}")
         parts.terminals.announce(self._say)
         parts.mobile.announce(self._say)
         if parts.ble is not None:
             self._say(f"ble      {self._settings.ble.adapter}")
-        parts.brokers.announce(self._say)
         parts.receivers.announce(self._say)
+        parts.brokers.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):
                 await parts.api.started.wait()
@@ -213,6 +230,8 @@ class Gateway:
             log.warning("reach", error=finding)
         if first_key is not None:
             self._say(f"first administrator key (shown this once): {first_key}")
+        if first_password is not None:
+            self._say(f"first user of /console: {FIRST_USER}, password (shown this once): {first_password}")
         self._say("carebell ready")
         self._notifier.ready("running")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import ssl
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ from alerts.policy_files import load_policies
 from alerts.service import AlertService
 from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
+from gateway.access.door import Door
+from gateway.access.sessions import Limits as SessionLimits
+from gateway.access.tokens import TokenVerifier
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
@@ -32,6 +36,10 @@ from gateway.clock import Clock
 from gateway.commands.desk import CommandDesk
 from gateway.commands.sender import Sender
 from gateway.config import Settings
+from gateway.console.app import build_console
+from gateway.console.board import Board
+from gateway.console.frame import Frame as PageFrame
+from gateway.console.frame import Look, read_outline
 from gateway.downlink import ProfileCommands
 from gateway.errors import ConfigError, StorageBrokenError
 from gateway.health import Health, HostLoad, LoopLag
@@ -263,9 +271,6 @@ class Parts:
         self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock)
         self.ble = ble_hub(settings, ingest=self.ingest, registry=self.registry, clock=clock)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
-        self.receivers = Receivers(
-            settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
-        )
         self.brokers = Brokers(
             settings.broker,
             ingest=self.ingest,
@@ -278,6 +283,9 @@ class Parts:
         if self.brokers.links:
             self.ingest.listen(self.brokers.observe)
             self.commands.attach("broker", self.brokers)
+        self.receivers = Receivers(
+            settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
+        )
         self.commands.attach("trackers", self.terminals)
         self.commands.attach("coap", self.mobile)
         self.mobile.coap.downs.on_contact = self.commands.contact
@@ -293,11 +301,11 @@ class Parts:
         self.health.add(self.mobile)
         if self.ble is not None:
             self.health.add(self.ble)
-        if self.brokers.links:
-            self.health.add(self.brokers)
         self.health.add(self.receivers)
         if self.ways.alarm_centers is not None:
             self.health.add(self.ways.alarm_centers)
+        if self.brokers.links:
+            self.health.add(self.brokers)
         if self.ways.modem is not None:
             self.health.add(ModemHealth(self.ways.modem))
         self.metrics = Metrics(metadata.version("carebell"))
@@ -321,8 +329,10 @@ class Parts:
             push=self.push,
             orders=self.order_desk,
             conferences=self._conferences(),
+            tokens=self._tokens(),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
+        self._build_console()
         self.api: ApiServer | None = None
         if settings.http.listen:
             host, _, port = settings.http.listen.rpartition(":")
@@ -332,6 +342,42 @@ class Parts:
                 port=int(port),
                 on_drain=self.services.closing.set,
             )
+
+    def _tokens(self) -> TokenVerifier | None:
+        access = self.settings.access
+        if not access.issuer:
+            return None
+        return TokenVerifier(
+            issuer=access.issuer,
+            audience=access.audience,
+            keys_file=access.jwks_file,
+            keys_url=access.jwks_url,
+            role_claim=access.role_claim,
+            clock=self.clock,
+        )
+
+    def _build_console(self) -> None:
+        """The pages; ``board`` is None without them."""
+        settings, access = self.settings.console, self.settings.access
+        self.board: Board | None = None
+        if not settings.enabled or not self.settings.http.listen:
+            return
+        limits = SessionLimits(
+            idle_us=round(access.idle_minutes * 60e6),
+            watch_us=round(access.watch_hours * 3600e6),
+            absolute_us=round(access.session_hours * 3600e6),
+        )
+        self.board = Board(self.writer, self.clock)
+        look = Look(
+            public_url=settings.public_url,
+            tile_url=settings.tile_url,
+            tile_datum=settings.tile_datum if settings.tile_url else "wgs84",
+            tile_attribution=settings.tile_attribution,
+            outline=read_outline(settings.outline_file),
+        )
+        door = Door(self.writer, self.clock, limits, second_factor=access.second_factor)
+        frame = PageFrame(services=self.services, door=door, board=self.board, look=look)
+        self.services = dataclasses.replace(self.services, console=build_console(frame))
 
     def _build_commands(self, limits: MqttLimits) -> None:
         """The road down. A transport of terminals joins it with ``commands.attach(name, downlink)``."""

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from gateway.config_ble import BleSection
 from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
+from gateway.config_console import AccessSection, ConsoleSection
 from gateway.config_house import Dc09Section
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
@@ -115,6 +116,8 @@ class Settings(BaseSettings):
     lwm2m: Lwm2mSection = Lwm2mSection()
     push: PushReceivers = PushReceivers()
     trackers: TrackersSection = TrackersSection()
+    access: AccessSection = AccessSection()
+    console: ConsoleSection = ConsoleSection()
     dc09: Dc09Section = Dc09Section()
     broker: list[BrokerSection] = []
     serial: list[dict[str, Any]] = []
@@ -177,7 +180,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
     resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
     resolved |= {
         name: _resolve_files(getattr(settings, name), base)
-        for name in ("mqtt", "coap", "push", "order_api", "notify", "ble", "trackers", "dc09")
+        for name in ("mqtt", "coap", "push", "order_api", "notify", "ble", "trackers", "dc09", "access", "console")
     }
     resolved["broker"] = [_resolve_files(section, base) for section in settings.broker]
     return settings.model_copy(update=resolved)

@@ -40,6 +40,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 INGEST_PREFIX: Final = "/ingest/v1/"
 PUSH_PREFIX: Final = "/push/"
+CONSOLE_PREFIX: Final = "/console"
 MAX_BODY_BYTES: Final = 1_048_576
 BODY_TIMEOUT_S: Final = 15.0
 
@@ -75,12 +76,15 @@ def build_app(services: Services) -> App:
         api.include_router(router, prefix="/api/v1", responses=problems.documented(401, 403, 503))
     openapi.complete(api)
     guarded = _Guard(api)
+    pages = None if services.console is None else _Guard(services.console)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(INGEST_PREFIX):
             await services.ingest(scope, receive, send)
         elif services.push is not None and scope["type"] == "http" and scope["path"].startswith(PUSH_PREFIX):
             await services.push(scope, receive, send)
+        elif pages is not None and scope["path"].startswith(CONSOLE_PREFIX):
+            await pages(scope, receive, send)
         else:
             await guarded(scope, receive, send)
 
@@ -105,7 +109,9 @@ class _Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                given = list(message.get("headers", ()))
+                names = {name for name, _ in given}
+                message["headers"] = given + [header for header in _HEADERS if header[0] not in names]
             await send(message)
 
         try:

@@ -57,12 +57,22 @@ def actor_of(principal: ApiKey) -> Actor:
     return Actor(kind, principal.key_id, principal.role, "api")
 
 
-_bearer = HTTPBearer(auto_error=False, description="an API key, `carebell_<id>_<secret>`")
+_bearer = HTTPBearer(auto_error=False, description="an API key, `carebell_<id>_<secret>`, or a JWT")
 
 
 def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+async def principal_of(services: Services, presented: str) -> ApiKey | None:
+    """Whose key or token this is, None when it is not in force."""
+    if presented.count(".") == 2:  # an API key has no dots
+        claims = None if services.tokens is None else await services.tokens.verify(presented)
+        if claims is None or (claims.role == "family") != bool(claims.person_id):
+            return None
+        return ApiKey(claims.subject, claims.role, b"", claims.district, claims.person_id, claims.expires_at_us)
+    return await services.keys.api_key(presented)
 
 
 async def authenticated(
@@ -72,11 +82,11 @@ async def authenticated(
     services = services_of(request)
     principal = None
     if credentials is not None:
-        principal = await services.keys.api_key(credentials.credentials)
+        principal = await principal_of(services, credentials.credentials)
     if principal is None:
         raise refuse(
             401,
-            "this needs the header 'Authorization: Bearer carebell_<id>_<secret>' with a key that is valid now",
+            "this needs the header 'Authorization: Bearer carebell_<id>_<secret>', a key or token that is valid now",
             {"www-authenticate": 'Bearer realm="carebell"'},
         )
     request.scope["carebell.bearer"] = credentials.credentials if credentials else ""  # event streams ask again

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.access.tokens import Claims
 from gateway.clock import Clock
 from gateway.health import Health
 from gateway.metrics import Metrics
@@ -115,6 +116,12 @@ class Conferences(Protocol):
     async def end(self, alert_id: str, *, actor: Actor) -> bool: ...
 
 
+class Tokens(Protocol):
+    """Tokens of an identity provider (gateway.access.tokens.TokenVerifier)."""
+
+    async def verify(self, token: str) -> Claims | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The ports behind the API.
@@ -139,5 +146,9 @@ class Services:
     """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
     conferences: Conferences | None = None
+    console: Callable[..., Awaitable[None]] | None = None
+    """The ASGI application of the paths under /console; None: there are no pages."""
+    tokens: Tokens | None = None
+    """Who checks bearer tokens of an identity provider; None: only API keys are taken."""
     versions: Mapping[str, str] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)

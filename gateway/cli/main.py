@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "places": ("gateway.cli.registry", "Homes and fences of persons: add, list, show, update, import, export."),
     "commands": ("gateway.cli.commands", "Commands to devices: list, show, cancel."),
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
+    "users": ("gateway.cli.users", "Who signs in to the pages: add, list, disable, enable, reset."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note, redispatch."),
     "notify": ("gateway.cli.notify", "What messages and calls say: preview, lint."),

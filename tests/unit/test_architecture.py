@@ -36,10 +36,10 @@ ALLOWED = {
     ("gateway.config", "gateway.config_broker"),
     ("gateway.config_broker", "gateway.config_types"),
     ("gateway.config", "gateway.config_coap"),
-    ("gateway.config", "gateway.config_ble"),
-    ("gateway.config_ble", "gateway.config_types"),
     ("gateway.config", "gateway.config_house"),
     ("gateway.config_house", "gateway.config_types"),
+    ("gateway.config", "gateway.config_ble"),
+    ("gateway.config_ble", "gateway.config_types"),
     ("gateway.config_coap", "gateway.config_types"),
     ("gateway.config", "gateway.config_notify"),
     ("gateway.config", "gateway.config_types"),
@@ -47,6 +47,15 @@ ALLOWED = {
     ("gateway.api", "gateway.storage"),
     ("gateway.api", "gateway.commands"),
     ("gateway.commands", "gateway.storage"),
+    ("gateway.config", "gateway.config_console"),
+    ("gateway.config_console", "gateway.config_types"),
+    ("gateway.access", "gateway.security"),
+    ("gateway.api", "gateway.access"),
+    ("gateway.console", "gateway.access"),
+    ("gateway.console", "gateway.api"),
+    ("gateway.console", "gateway.registry"),
+    ("gateway.console", "gateway.security"),
+    ("gateway.console", "gateway.storage"),
 }
 """Downward edges inside gateway, besides those to the kernel."""
 

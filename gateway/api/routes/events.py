@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from gateway.api.answers import ShortText
-from gateway.api.auth import may, sees, services_of, visible_persons
+from gateway.api.auth import may, principal_of, sees, services_of, visible_persons
 from gateway.api.problems import documented, refuse
 from gateway.api.services import Services
 from gateway.errors import StorageError
@@ -205,6 +205,6 @@ class EventStream(Response):
         pump.cancel()
 
     async def _allowed(self, pump: asyncio.Task[None]) -> None:
-        while await self._services.keys.api_key(self._bearer) is not None:
+        while await principal_of(self._services, self._bearer) is not None:
             await asyncio.sleep(REAUTHORIZE_S)
         pump.cancel()

@@ -1,0 +1,84 @@
+"""The pages under /console, as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.console import queue, sign_in, stream
+from gateway.console.frame import ROOT, Frame, Handler, refusal, visiting
+
+GET: Final = ("GET",)
+POST: Final = ("POST",)
+BOTH: Final = ("GET", "POST")
+Message = MutableMapping[str, Any]
+
+# path under /console, methods, handler, permission of gateway.api.auth.MAY
+PAGES: Final[Sequence[tuple[str, Sequence[str], Handler, str | None]]] = (
+    ("", GET, queue.home, "alerts.read"),
+    ("/queue", GET, queue.part, "alerts.read"),
+    ("/presented", POST, queue.presented, "alerts.read"),
+    ("/sign-out", POST, sign_in.sign_out, None),
+)
+PASSIVE: Final = frozenset({"/queue", "/presented"})
+"""Asked by the page's script: no sign of a person."""
+
+
+def build_console(frame: Frame) -> Callable[..., Awaitable[None]]:
+    """What serves every path under /console."""
+
+    async def static(request: Request) -> Response:
+        try:
+            return frame.assets.answer(request.path_params["name"])
+        except HTTPException as error:
+            return await refusal(frame, request, error)
+
+    async def wrong(request: Request, error: Exception) -> Response:
+        return await refusal(frame, request, error)
+
+    async def bug(request: Request, error: Exception) -> Response:
+        structlog.get_logger("console").error("request_failed", error=type(error).__name__)
+        return await refusal(frame, request, HTTPException(500, "a fault in carebell; it is logged"))
+
+    routes = [
+        Route(f"{ROOT}/static/{{name}}", static, methods=["GET"]),
+        Route(f"{ROOT}/sign-in", sign_in.begin(frame), methods=list(BOTH)),
+        Route(f"{ROOT}/language/{{language}}", sign_in.language, methods=["GET"]),
+        Route(f"{ROOT}/code", visiting(frame, sign_in.code, steps=("code",)), methods=list(BOTH)),
+        Route(f"{ROOT}/password", visiting(frame, sign_in.password, steps=("password", "in")), methods=list(BOTH)),
+        Route(f"{ROOT}/events", visiting(frame, stream.events, "alerts.read", active=False), methods=["GET"]),
+    ]
+    for path, methods, handler, permission in PAGES:
+        endpoint = visiting(frame, handler, permission, active=path not in PASSIVE)
+        routes.append(Route(f"{ROOT}{path}", endpoint, methods=list(methods)))
+    pages = Starlette(routes=routes, exception_handlers={HTTPException: wrong, Exception: bug})
+    pages.router.redirect_slashes = False
+    templates = {id(route.endpoint): route for route in routes}
+    headers = [
+        (b"content-security-policy", frame.csp.encode()),
+        (b"referrer-policy", b"same-origin"),
+        (b"cross-origin-opener-policy", b"same-origin"),
+        (b"permissions-policy", b"geolocation=(), microphone=(), camera=(self)"),
+    ]
+
+    async def app(
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+                scope["route"] = templates.get(id(scope.get("endpoint")))  # its path is what the access log shows
+            await send(message)
+
+        await pages(scope, receive, told)
+
+    return app

@@ -1,0 +1,287 @@
+"""What every page stands on: who visits, what they may, words in two languages, templates, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import jinja2
+import msgspec
+import structlog
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from gateway.access.door import Door, actor_of, is_csrf
+from gateway.access.sessions import Session
+from gateway.api.auth import MAY
+from gateway.api.services import Services
+from gateway.console.board import Board
+from gateway.console.words import Translator
+from gateway.errors import ConfigError, ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
+from gateway.model import Actor
+from gateway.registry.keys import ApiKey
+
+COOKIE: Final = "carebell_session"
+LANGUAGE_COOKIE: Final = "carebell_language"
+ROOT: Final = "/console"
+MAX_FIELDS: Final = 100
+MAX_OUTLINE: Final = 4_000_000
+TYPES: Final = {
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+STEPS: Final = {"code": f"{ROOT}/code", "password": f"{ROOT}/password"}
+
+Handler = Callable[["Visit"], Awaitable[Response]]
+log = structlog.get_logger("console")
+
+
+class Look(Struct, frozen=True):
+    """What of the configuration the pages need. ``outline`` is GeoJSON text of the site, "" for none."""
+
+    public_url: str = ""
+    tile_url: str = ""
+    tile_datum: str = "gcj02"
+    tile_attribution: str = ""
+    outline: str = ""
+
+
+def read_outline(file: str) -> str:
+    """The site's GeoJSON that lies under its maps where there are no tiles. Raises ConfigError."""
+    if not file:
+        return ""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        decoded: Any = msgspec.json.decode(text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"console.outline_file: {file}: {error}") from error
+    kind = decoded.get("type") if isinstance(decoded, dict) else None
+    if len(text) > MAX_OUTLINE or kind != "FeatureCollection":
+        raise ConfigError(f"console.outline_file: {file}: no FeatureCollection of at most {MAX_OUTLINE} characters")
+    return text
+
+
+class Assets:
+    """The files of ``static``, read once. A name that is not among them does not exist: there are no paths to trick."""
+
+    def __init__(self) -> None:
+        folder = resources.files("gateway.console") / "static"
+        self.files = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
+        self._tags = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in self.files.items()}
+
+    def url(self, name: str) -> str:
+        return f"{ROOT}/static/{name}?v={self._tags[name]}"
+
+    def answer(self, name: str) -> Response:
+        content = self.files.get(name)
+        if content is None:
+            raise HTTPException(404, "there is no such file")
+        headers = {"cache-control": "public, max-age=31536000, immutable"}
+        return Response(content, 200, headers, TYPES[name.rpartition(".")[2]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Everything behind the pages. ``csp`` is the Content-Security-Policy of each of them."""
+
+    services: Services
+    door: Door
+    board: Board
+    look: Look
+    assets: Assets = field(default_factory=Assets)
+    templates: jinja2.Environment = field(
+        default_factory=lambda: jinja2.Environment(
+            loader=jinja2.PackageLoader("gateway.console"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+    )
+
+    @property
+    def csp(self) -> str:
+        tiles = ""
+        if self.look.tile_url:
+            parts = urlsplit(self.look.tile_url)
+            tiles = f" {parts.scheme}://{parts.netloc.replace('{s}', '*')}"
+        return (
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; font-src 'self'; "
+            f"img-src 'self' data:{tiles}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+
+    async def render(self, template: str, context: Mapping[str, Any]) -> str:
+        """In a thread: a long queue must not hold the loop."""
+        return await asyncio.to_thread(self.templates.get_template(template).render, context)
+
+    def is_secure(self, request: Request) -> bool:
+        """Whether the browser came by TLS, as far as we can know."""
+        return request.url.scheme == "https" or self.look.public_url.startswith("https://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One request of somebody who is signed in. ``form`` holds the fields of a POST whose origin was checked."""
+
+    frame: Frame
+    request: Request
+    session: Session
+    principal: ApiKey
+    say: Translator
+    form: Mapping[str, str]
+
+    @property
+    def services(self) -> Services:
+        return self.frame.services
+
+    @property
+    def actor(self) -> Actor:
+        return actor_of(self.session.user)
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether the page's script asks for a part of it."""
+        return self.request.headers.get("hx-request") == "true"
+
+    def may(self, permission: str) -> bool:
+        return self.principal.role in MAY[permission]
+
+    @property
+    def sees_names(self) -> bool:
+        """Whether names and addresses stand there in the clear for this role."""
+        return self.principal.role in ("admin", "operator", "supervisor")
+
+    async def page(self, template: str, status: int = 200, /, **context: Any) -> Response:
+        """An HTML page or a part of one. Templates have ``visit``, ``t`` (two languages) and ``w`` (a code's word)."""
+        shared = {"visit": self, "t": self.say.text, "w": self.say.word, "asset": self.frame.assets.url}
+        html = await self.frame.render(template, {**shared, "user": self.session.user, **context})
+        return Response(html, status, media_type="text/html; charset=utf-8")
+
+    def number(self, name: str) -> int | None:
+        """A whole number of the form, None when it is not there. Raises UsageError."""
+        text = self.form.get(name, "")
+        if text and not (text.isdecimal() and len(text) < 16):
+            raise UsageError(f"{name}: must be a whole number")
+        return int(text) if text else None
+
+
+def principal_of(session: Session) -> ApiKey:
+    """The session as the API's principal: the same permissions and the same district."""
+    user = session.user
+    return ApiKey(user.id, user.role, b"", user.district or "")
+
+
+def language_of(request: Request) -> Translator:
+    return Translator("en" if request.cookies.get(LANGUAGE_COOKIE) == "en" else "zh")
+
+
+def client_address(request: Request) -> str:
+    return "" if request.client is None else request.client.host
+
+
+def see_other(path: str) -> Response:
+    return RedirectResponse(path, 303)
+
+
+def check_origin(frame: Frame, request: Request) -> None:
+    """A form of another site is refused, whatever cookie the browser sent along."""
+    origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site", "same-origin")
+    allowed = {request.headers.get("host", ""), urlsplit(frame.look.public_url).netloc} - {""}
+    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc not in allowed):
+        raise HTTPException(403, "this form was sent from another site")
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form, the last of each name. Raises HTTPException for what is none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if kind not in ("application/x-www-form-urlencoded", ""):
+        raise HTTPException(415, "a form is application/x-www-form-urlencoded")
+    try:
+        text = (await request.body()).decode()
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
+    except ValueError:
+        raise HTTPException(400, "this form cannot be read") from None
+
+
+def visiting(
+    frame: Frame,
+    handler: Handler,
+    permission: str | None = None,
+    *,
+    steps: tuple[str, ...] = ("in",),
+    active: bool = True,
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a page for people who are signed in.
+
+    ``permission`` is one of gateway.api.auth.MAY. ``steps`` are how far signing in may be; at another step the
+    browser is sent to that one's page. ``active``: False for what a timer of the page asks.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            session = await frame.door.session(request.cookies.get(COOKIE, ""), active=active)
+            if session is None or session.step not in steps:
+                return _elsewhere(request, session)
+            return await handler(await _admit(frame, request, session, permission))
+        except (HTTPException, UsageError, StorageError, DeliveryError) as error:
+            return await refusal(frame, request, error)
+
+    endpoint.__name__ = getattr(handler, "__name__", "endpoint")
+    return endpoint
+
+
+async def _admit(frame: Frame, request: Request, session: Session, permission: str | None) -> Visit:
+    """Raises HTTPException for a role that may not, and for a form that is not of this session."""
+    request.scope["carebell.key_id"] = session.user.id  # for the access log
+    principal = principal_of(session)
+    if permission is not None and principal.role not in MAY[permission]:
+        raise HTTPException(403, f"the role {principal.role} may not do this")
+    form: dict[str, str] = {}
+    if request.method == "POST":
+        check_origin(frame, request)
+        form = await form_of(request)
+        if not is_csrf(session, request.headers.get("x-csrf-token", form.pop("csrf", ""))):
+            raise HTTPException(403, "this form is not of this session; reload the page")
+    say = language_of(request)
+    return Visit(frame=frame, request=request, session=session, principal=principal, say=say, form=form)
+
+
+def _elsewhere(request: Request, session: Session | None) -> Response:
+    """Where to go first. A script is told by a header, so that it does not show the sign-in page inside a page."""
+    path = f"{ROOT}/sign-in" if session is None else STEPS.get(session.step, ROOT)
+    if request.headers.get("hx-request") == "true" or request.method != "GET":
+        return Response(status_code=401, headers={"hx-redirect": path})
+    return see_other(path)
+
+
+async def refusal(frame: Frame, request: Request, error: Exception) -> Response:
+    """The page, or the part of one, that says what went wrong."""
+    if isinstance(error, HTTPException):
+        status, detail = error.status_code, str(error.detail)
+    elif isinstance(error, NotFoundError):
+        status, detail = 404, str(error)
+    elif isinstance(error, ConflictError):
+        status, detail = 409, str(error)
+    elif isinstance(error, UsageError):
+        status, detail = 422, str(error)
+    elif isinstance(error, DeliveryError):
+        status, detail = 502, str(error)
+    else:
+        status, detail = 503, "what this needs cannot be reached now; try again"
+    say = language_of(request)
+    template = "refusal_part.html" if request.headers.get("hx-request") == "true" else "refusal.html"
+    context = {"t": say.text, "w": say.word, "asset": frame.assets.url, "status": status, "detail": detail}
+    html = await frame.render(template, context)
+    return Response(html, status, media_type="text/html; charset=utf-8")
