@@ -1,7 +1,7 @@
 """Confirmable ``POST /up`` through the whole gateway: each is 2.04 only when it is on disk.
 
-Usage: python benchmarks/coap_posts.py [seconds] [sockets] [window]. The generator is closed loop, in its own process: each
-socket keeps so many requests under way. Prints one JSON object.
+Usage: python benchmarks/coap_posts.py [seconds] [sockets] [window]. The generator is closed loop, in its own process:
+each socket keeps so many requests under way. Prints one JSON object.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class Lwm2mButton:
         )
         answer = await self.peer.request(wire.POST, options, LINKS)
         if answer.code != wire.CREATED:
+            self.close()
             raise NotAcknowledgedError(f"registration answered {answer.code >> 5}.{answer.code & 31:02}")
         self._location = tuple((wire.URI_PATH, value) for key, value in answer.options if key == wire.LOCATION_PATH)
 

@@ -81,13 +81,15 @@ class Lwm2mCodec:
         for item in items:
             by_time.setdefault(item.time_s, []).append(item)
         was = header.get("was")
-        reports = []
+        reports: list[Report] = []
         for time_s, group in by_time.items():
             draft = Draft(frame)
             draft.at_us = round(time_s * 1e6)
             draft.stored = header.get("stale") is True
             draft.faults = faults
             faults = []
+            if not reports:
+                _reply(draft, header, "2.05")
             reports.append(explain_items(draft, group, was if isinstance(was, dict) else {}))
         return reports or [Report(frame.device_key, faults=faults or None)]
 
@@ -105,7 +107,17 @@ def _life(frame: Frame, operation: str, header: Mapping[str, Any]) -> Report:
         value = header.get(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             draft.keep(name, value)
+    if operation == "result":
+        _reply(draft, header, str(header.get("code", "")))
     return draft.report()
+
+
+def _reply(draft: Draft, header: Mapping[str, Any], code: str) -> None:
+    """What the client's answer says of the command that it was asked for. Without an answer nothing is known."""
+    command = header.get("command")
+    if isinstance(command, str) and command and code[:1] in ("2", "4", "5"):
+        result = "done" if code[0] == "2" else "unknown" if code in ("4.04", "4.05") else "refused"
+        draft.keep("command_reply", {"command": command, "result": result})
 
 
 def explain_items(draft: Draft, items: Sequence[Item], was: Mapping[str, Any]) -> Report:

@@ -26,12 +26,13 @@ ATTRIBUTES: Final = ("pmin", "pmax", "gt", "lt", "st", "epmin", "epmax")
 
 
 class Order(Struct):
-    """What the server wants of a client, as a command's payload says it."""
+    """What the server wants of a client, as a command's payload says it; ``command`` is the command's id."""
 
     op: str
     path: str
     value: Any = None
     attributes: dict[str, float] = {}
+    command: str = ""
 
 
 def read_order(payload: bytes) -> Order:
@@ -41,6 +42,7 @@ def read_order(payload: bytes) -> Order:
         if not isinstance(stated, dict):
             raise ValueError("not an object")  # noqa: TRY004, TRY301 - one place says what is wrong
         order = Order(str(stated.get("op")), str(stated.get("path", "")), stated.get("value"))
+        order.command = str(stated.get("command", ""))[:64]
         read_path(order.path)
         given = stated.get("attributes", {})
         order.attributes = {name: float(given[name]) for name in ATTRIBUTES if name in given}

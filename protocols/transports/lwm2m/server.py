@@ -472,14 +472,15 @@ class Lwm2mServer:
         answer, body = await self.asking.carry_out(known, order)
         code = "" if answer is None else str(answer.code.dotted)
         self.counts["answers"] += answer is not None
+        header: dict[str, Any] = {"command": order.command} if order.command else {}
         if answer is not None and order.op == "read" and answer.code.is_successful():
             stated = answer.opt.content_format
             content_format = TLV if stated is None and len(read_path(order.path)) < 3 else int(stated or 0)
             was = self.counters_before(known, order.path, content_format, body)
-            header: dict[str, Any] = {"op": "read", "path": order.path, "format": content_format}
-            await self.keep(known.device_id, header | ({"was": was} if was else {}), body, known.host)
+            header |= {"op": "read", "path": order.path, "format": content_format} | ({"was": was} if was else {})
+            await self.keep(known.device_id, header, body, known.host)
         else:
-            header = {"op": "result", "asked": f"{order.op} {order.path}", "code": code or "no answer"}
+            header |= {"op": "result", "asked": f"{order.op} {order.path}", "code": code or "no answer"}
             await self.keep(known.device_id, header, body[:1024], known.host)
         return code
 

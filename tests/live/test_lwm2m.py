@@ -1,0 +1,206 @@
+"""The LwM2M server with independent clients (npm coap-node and lwm2m-node-lib) and our own of LwM2M 1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators import coap_wire as wire
+from simulators.devices import NotAcknowledgedError
+from simulators.lwm2m import Lwm2mButton
+from tests.daemon import Daemon, carebell, carebell_json, provision
+
+PACKAGES = ("coap-node@0.2.5", "smartobject@1.5.3", "lwm2m-node-lib@1.4.0")
+PROFILE = "oma.push_button"
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """A directory outside the repository where the clients are installed."""
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}: apt-get install nodejs npm")
+    cache = Path(os.environ.get("CAREBELL_TEST_CACHE") or Path.home() / ".cache/carebell-tests") / "lwm2m-clients"
+    if not all((cache / "node_modules" / name.rpartition("@")[0]).is_dir() for name in PACKAGES):
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--prefix", str(cache), "--no-fund", "--no-audit", "--silent", *PACKAGES]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        if result.returncode:
+            pytest.skip(f"npm cannot install {PACKAGES}: {result.stderr[-300:]}")
+    return cache / "node_modules"
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to that in time"
+        time.sleep(0.1)
+
+
+def observed(data_dir: Path) -> list[dict[str, Any]]:
+    records = carebell_json("journal", "list", "--device", "D-1", data_dir=data_dir)
+    return [observation for record in records for observation in record["observations"]]
+
+
+def presses(data_dir: Path) -> int:
+    return sum(one.get("signal") == "sos" and one["active"] for one in observed(data_dir))
+
+
+def of(data_dir: Path, metric: str) -> list[float]:
+    return [one["value"] for one in observed(data_dir) if one.get("metric") == metric]
+
+
+def command_state(data_dir: Path) -> list[str]:
+    return [row["state"] for row in carebell_json("commands", "list", data_dir=data_dir)]
+
+
+class Client:
+    """A client of LwM2M in Node, by its words."""
+
+    def __init__(self, script: str, node_modules: Path, port: int, endpoint: str, log: Path) -> None:
+        self._log = log
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                ["node", str(Path(__file__).with_name(script)), str(port), endpoint],
+                stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "NODE_PATH": str(node_modules), "NODE_NO_WARNINGS": "1"},
+            )  # fmt: skip
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def wait_for(self, word: str) -> None:
+        until(lambda: word in self._log.read_text())
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+@pytest.mark.live
+def test_coap_node_registers_notifies_and_outlives_a_restart(tmp_path: Path, node_modules: Path) -> None:
+    data_dir = tmp_path / "var"
+    data_dir.mkdir()
+    token = provision(data_dir, 1, profile=PROFILE)["D-1"]
+    with Daemon(data_dir) as daemon:
+        client = Client("lwm2m_coap_node.cjs", node_modules, daemon.coap_port, f"D-1:{token}", tmp_path / "client.log")
+        try:
+            client.wait_for("answer 2.01")
+            until(lambda: of(data_dir, "temperature_celsius") == [21.5])
+            until(lambda: any(one["kind"] == "signal" and one["signal"] == "sos" for one in observed(data_dir)))
+            assert presses(data_dir) == 0
+            client.say("press")
+            until(lambda: presses(data_dir) >= 1)
+            client.say("release")
+            client.wait_for("released")
+            before = presses(data_dir)
+            daemon.kill()
+            daemon.start()
+            client.say("press")
+            until(lambda: presses(data_dir) > before)
+            client.say("end")
+            client.wait_for("deregistered")
+            places = [one for one in observed(data_dir) if one["kind"] == "position"]
+            assert places[0]["latitude"] == 39.1235
+            alerts = carebell_json("alerts", "list", data_dir=data_dir)
+            assert [alert["kind"] for alert in alerts if alert["kind"] == "sos"] == ["sos"]
+        finally:
+            client.end()
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("CAREBELL_CHAOS") != "long", reason="set CAREBELL_CHAOS=long: about a minute")
+def test_lwm2m_node_lib_falls_back_to_text_and_resources(tmp_path: Path, node_modules: Path) -> None:
+    """It says nothing at all to a request for TLV or JSON, and observes no whole instances."""
+    data_dir = tmp_path / "var"
+    data_dir.mkdir()
+    token = provision(data_dir, 1, profile=PROFILE)["D-1"]
+    with Daemon(data_dir) as daemon:
+        client = Client("lwm2m_node_lib.cjs", node_modules, daemon.coap_port, f"D-1:{token}", tmp_path / "client.log")
+        try:
+            client.wait_for("answer registered")
+            until(lambda: of(data_dir, "battery_percent") != [], 60)
+            until(lambda: of(data_dir, "temperature_celsius") != [], 30)
+            client.say("update")
+            client.wait_for("update done")
+            client.say("press")
+            until(lambda: presses(data_dir) >= 1, 60)
+            client.say("end")
+            client.wait_for("unregistered")
+        finally:
+            client.end()
+
+
+@pytest.mark.live
+def test_lwm2m_1_1(tmp_path: Path) -> None:
+    data_dir = tmp_path / "var"
+    data_dir.mkdir()
+    token = provision(data_dir, 1, profile=PROFILE)["D-1"]
+
+    async def talk(daemon: Daemon) -> None:
+        for endpoint, secret in (("D-1", "wrong"), ("D-9", token)):
+            with pytest.raises(NotAcknowledgedError, match=r"answered 4\.03"):
+                await Lwm2mButton("127.0.0.1", daemon.coap_port, endpoint, secret).start()
+        button = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token, lifetime_s=3)
+        await button.start()
+        assert button.peer is not None
+        async with asyncio.timeout(20):
+            while len(button.attributes) < 3:
+                await asyncio.sleep(0.05)
+            assert button.attributes["/3347/0"] == "pmax=3600"
+            while not await asyncio.to_thread(of, data_dir, "battery_percent"):
+                await asyncio.sleep(0.1)
+        await button.press()
+        assert await asyncio.to_thread(presses, data_dir) == 1, "acknowledged, so it is in the journal"
+        assert await button.update() == wire.CHANGED
+        button.values["/3/0/9"] = 15
+        assert await button.send(battery="/3/0/9", sos="/3347/0/5500") == wire.CHANGED
+        assert await asyncio.to_thread(of, data_dir, "battery_percent") == [90, 15]
+        stranger = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token)
+        stranger.peer = await type(button.peer).connect("127.0.0.1", daemon.coap_port)
+        assert await stranger.send(sos="/3347/0/5500") == wire.NOT_FOUND
+        await asyncio.to_thread(
+            until, lambda: any(one.get("signal") == "connection_lost" and one["active"] for one in observed(data_dir))
+        )  # its lifetime ended
+        assert await button.update() == wire.NOT_FOUND
+        button.close()
+        stranger.close()
+        await asyncio.sleep(0)
+
+    with Daemon(data_dir) as daemon:
+        asyncio.run(talk(daemon))
+
+
+@pytest.mark.live
+def test_commands_reach_a_client(tmp_path: Path) -> None:
+    data_dir = tmp_path / "var"
+    data_dir.mkdir()
+    token = provision(data_dir, 1, profile=PROFILE)["D-1"]
+
+    async def talk(daemon: Daemon) -> None:
+        button = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token)
+        await button.start()
+        await asyncio.to_thread(carebell, "devices", "command", "D-1", "restart", data_dir=data_dir)
+        async with asyncio.timeout(20):
+            while button.executed != ["/3/0/4"]:
+                await asyncio.sleep(0.05)
+        await asyncio.to_thread(until, lambda: command_state(data_dir) == ["confirmed"])
+        assert await button.end() == wire.DELETED
+        button.close()
+        await asyncio.sleep(0)
+
+    with Daemon(data_dir) as daemon:
+        asyncio.run(talk(daemon))
