@@ -197,7 +197,12 @@ class JournalIngest:
             reports = frame.reports
             if reports is None:
                 reports = self._codecs[frame.codec].parse(frame)
-            if not reports:
+            if len(reports) == 1 and binding is not None:
+                report = reports[0]
+                record = _ordinary(frame, binding, report)
+                if record is not None:
+                    return [(record, report)]
+            elif not reports:
                 return [(self._record(frame, binding, frame.payload, 0, None, None), None)]
             return [self._explain(frame, binding, report, part) for part, report in enumerate(reports)]
         except FrameError as error:
@@ -393,6 +398,37 @@ class JournalIngest:
         self._backlog_records -= len(committed.records)
         for listener in self._listeners:
             listener(committed)
+
+
+def _ordinary(frame: Frame, binding: DeviceBinding, report: Report) -> Record | None:
+    """What the long way makes of most frames: understood, without a fault, from a known device."""
+    reading = report.reading
+    if (
+        reading is None
+        or reading.unknown
+        or report.fields is not None
+        or report.faults
+        or not frame.verified
+        or binding.state == "retired"
+    ):
+        return None
+    return Record(
+        frame.received_at_us,
+        frame.transport,
+        frame.codec,
+        frame.source,
+        frame.payload,
+        binding.device_id,
+        report.device_key or frame.device_key,
+        binding.person_id,
+        binding.profile,
+        True,
+        _urgency(reading.signals) if reading.signals else Urgency.ROUTINE,
+        "",
+        reading,
+        None,
+        0,
+    )
 
 
 def _urgency(signals: Mapping[str, bool]) -> Urgency:

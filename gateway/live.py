@@ -22,7 +22,7 @@ class LiveReadings:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._persons: dict[str, dict[str, tuple[int, float]]] = {}
+        self._persons: dict[str, tuple[dict[str, float], dict[str, int]]] = {}  # by metric: values, and when they came
 
     def observe(self, committed: Committed) -> None:
         persons = self._persons
@@ -30,16 +30,19 @@ class LiveReadings:
             reading = record.reading
             if reading is None or not record.person_id or not reading.measurements or reading.stored:
                 continue
-            at_us = record.received_at_us
             newest = persons.get(record.person_id)
             if newest is None:
-                newest = persons[record.person_id] = {}
-            for metric, value in reading.measurements.items():
-                newest[metric] = (at_us, value)
+                newest = persons[record.person_id] = ({}, {})
+            values, times_us = newest
+            values.update(reading.measurements)
+            times_us.update(dict.fromkeys(reading.measurements, record.received_at_us))
 
     def readings(self, person_id: str, device_id: str) -> Mapping[str, float]:
         """Vital signs that were received within the last hour, by metric."""
         del device_id
         oldest_us = self._clock.now_us() - FRESH_US
-        newest = dict(self._persons.get(person_id, {}))
-        return {metric: value for metric, (at_us, value) in newest.items() if metric in VITALS and at_us >= oldest_us}
+        values, times_us = self._persons.get(person_id, ({}, {}))
+        return {
+            metric: value for metric, value in values.copy().items()
+            if metric in VITALS and times_us.get(metric, 0) >= oldest_us
+        }  # fmt: skip
