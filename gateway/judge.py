@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 import apsw
@@ -23,6 +24,8 @@ from gateway.storage import journal
 READER: Final = "rules"
 TICK_S: Final = 0.25
 SAVE_S: Final = 15.0
+SAVE_SLICE: Final = 500
+"""States that are encoded in one turn of the loop, about a millisecond."""
 
 log = structlog.get_logger("judge")
 
@@ -33,7 +36,7 @@ class Engine(Protocol):
     def observe(self, committed: Committed) -> list[Effect]: ...
     def tick(self, now_us: int) -> list[Effect]: ...
     def next_wake_us(self) -> int | None: ...
-    def dirty(self) -> Sequence[tuple[str, str, bytes | None]]: ...
+    def dirty(self) -> Iterable[tuple[str, str, bytes | None]]: ...
     def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None: ...
 
 
@@ -123,8 +126,11 @@ class Judge:
         Raises StorageError; what was not written is written with the next call.
         """
         seq = self.seq
-        self._unsaved |= {(rule_id, subject): state for rule_id, subject, state in self._engine.dirty()}
-        rows = [(*key, state) for key, state in self._unsaved.items()]  # as of seq, whatever changes meanwhile
+        changed = iter(self._engine.dirty())  # as of seq, whatever changes meanwhile
+        while part := list(islice(changed, SAVE_SLICE)):
+            self._unsaved |= {(rule_id, subject): state for rule_id, subject, state in part}
+            await asyncio.sleep(0)
+        rows = [(*key, state) for key, state in self._unsaved.items()]
         if seq == self.saved_seq and not rows:
             return
         await self._alerts.drained()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from math import inf
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -24,11 +22,12 @@ from rules import timing
 from rules.compile import Compiler
 from rules.geometry import is_place
 from rules.kinds.absence import SilenceRule
-from rules.kinds.geofence import ANYWHERE
 from rules.kinds.signal import emergencies, emergencies_ended, unverified_call
 from rules.loader import RuleSet
-from rules.machine import EVERYTHING, MINUTE_US, NOTHING, Interval, Observed, Rule, Tick, last_known
-from rules.runtime import DEVICE_ROW, PLAN_WAKE, Device, Person, Slot, subject_of, tell_late
+from rules.machine import MINUTE_US, NOTHING, Observed, Rule, Tick, last_known
+from rules.ordinary import Ordinary
+from rules.runtime import PLAN_WAKE, Device, Person, Slot, subject_of, tell_late
+from rules.states import Row, States
 
 _log = structlog.get_logger("rules")
 
@@ -70,15 +69,15 @@ class RulesEngine:
         except (KeyError, ValueError, OSError) as error:
             raise ConfigError(f"site time zone {site_timezone!r} is not an IANA name such as Asia/Shanghai") from error
         self._settle_us = settle_us
-        self._devices: dict[str, Device] = {}
+        self._states = States()
+        self._devices = self._states.devices
+        self._slots = self._states.slots
+        self._ordinary = Ordinary(self._slots)
         self._persons: dict[str, Person] = {}
-        self._slots: dict[tuple[str, str], Slot] = {}
         self._heap: list[tuple[int, str, str]] = []
         self._next_us = _NEVER
         self._armed = False
         self._hold_until_us = 0
-        self._changed: set[tuple[str, str]] = set()
-        self._intervals: dict[Interval, Interval] = {}
         self._told: set[str] = set()
         self.failures: Counter[str] = Counter()
         """How often each rule has failed, by id; for the metric."""
@@ -87,7 +86,7 @@ class RulesEngine:
 
     # ---- stimuli -------------------------------------------------------------------------------------------------
 
-    def observe(self, committed: Committed) -> list[Effect]:  # noqa: PLR0912  one loop, for speed: calls cost here
+    def observe(self, committed: Committed) -> list[Effect]:  # noqa: C901, PLR0912  one loop, for speed: calls cost here
         """Judge records in order; wake-ups due before a record's reception are fired before it."""
         effects: list[Effect] = []
         devices = self._devices
@@ -118,6 +117,8 @@ class RulesEngine:
                             if not (low < value < high and now_us < until):
                                 break
                     else:
+                        if device.waiting:
+                            self._states.touch_device(device)
                         fix = reading.position
                         if fix is None or not fix.valid:
                             device.heard_us = now_us
@@ -169,30 +170,17 @@ class RulesEngine:
 
     # ---- states --------------------------------------------------------------------------------------------------
 
-    def dirty(self) -> list[tuple[str, str, bytes | None]]:
-        """States that changed since the last call, as rows of ``rule_state``; None where the row is to go."""
-        rows: list[tuple[str, str, bytes | None]] = []
-        for key in sorted(self._changed):
-            slot = self._slots.get(key)
-            rows.append((*key, slot.to_bytes() if slot is not None else None))
-        self._changed.clear()
-        rows += [(DEVICE_ROW, d.device_id, d.to_bytes()) for d in self._devices.values() if d.changed()]
-        return rows
+    def dirty(self) -> Iterator[Row]:
+        """States that changed since the last call, as rows of ``rule_state``; None where the row is to go.
+
+        They are as of this call, however slowly they are taken, and whatever is judged meanwhile.
+        """
+        return self._states.dirty()
 
     def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None:
         """Take states back, before the first stimulus. A row that cannot be read is logged and starts afresh."""
-        for rule_id, subject, data in rows:
-            try:
-                if rule_id == DEVICE_ROW:
-                    self._devices[subject] = Device.from_bytes(subject, data)
-                    continue
-                slot = Slot.from_bytes(data)
-            except (msgspec.DecodeError, ValueError) as error:
-                _log.error("rule state unreadable, starting afresh", rule=rule_id, subject=subject, error=str(error))
-                continue
-            self._slots[rule_id, subject] = slot
-            if slot.wake_us is not None:
-                self._push(slot.wake_us, rule_id, subject)
+        for wake_us, key in self._states.restore(rows):
+            self._push(wake_us, *key)
 
     # ---- records that matter -------------------------------------------------------------------------------------
 
@@ -268,8 +256,8 @@ class RulesEngine:
             self._step_observed(device.silence, person, device, heard, effects)
         device.calm = person is not None
         if reading is not None and person is not None:
-            self._index(person, set(reading.measurements).union(*(rule.metrics for rule in touched)))
-            self._index_places(device, person)
+            self._ordinary.index(person, set(reading.measurements).union(*(rule.metrics for rule in touched)))
+            self._ordinary.index_places(device, person)
         return effects
 
     def _concerned(self, device: Device, person: Person, observed: Observed) -> list[Rule[Any]]:
@@ -327,16 +315,16 @@ class RulesEngine:
         key = (rule.rule_id, subject)
         if wake_us is None and state == rule.initial():
             if slot is not None:
+                self._states.touch(key)
                 del self._slots[key]
-                self._changed.add(key)
             return
+        self._states.touch(key)
         if slot is None:
             slot = self._slots[key] = Slot()
         slot.person_id, slot.device_id, slot.state = person_id, device_id, state
         if wake_us is not None and wake_us != slot.wake_us:
             self._push(wake_us, *key)
         slot.wake_us = wake_us
-        self._changed.add(key)
 
     def _step_lane(self, rule: Rule[Any], subject: str, observed: Observed, effects: list[Effect]) -> None:
         """Late records have a state of their own for as long as one upload lasts; it tells each kind once."""
@@ -349,16 +337,16 @@ class RulesEngine:
         except Exception:  # noqa: BLE001  one rule may not keep the others from judging
             self._failed(rule.rule_id, subject)
             return
+        if slot is None and step.state == rule.initial() and not step.effects:
+            return
+        self._states.touch(key)
         if slot is None:
-            if step.state == rule.initial() and not step.effects:
-                return
             slot = self._slots[key] = Slot()
         slot.person_id, slot.device_id, slot.state = observed.person_id, observed.device_id, step.state
         slot.inner_wake_us, slot.touched_us = step.wake_at_us, observed.received_at_us
         if fresh:
             slot.wake_us = observed.received_at_us + LANE_GAP_US
             self._push(slot.wake_us, *key)
-        self._changed.add(key)
         effects += tell_late(slot, step.effects)
 
     # ---- wake-ups ------------------------------------------------------------------------------------------------
@@ -389,8 +377,8 @@ class RulesEngine:
             return ()
         if subject.endswith(_LATE):
             return self._end_lane(key, slot, wake_us)
+        self._states.touch(key)
         slot.wake_us = None
-        self._changed.add(key)
         device = self._device_of(slot, wake_us)
         person = self._person(slot.person_id, slot.device_id, wake_us)
         rule = self._rule(rule_id, person, device)
@@ -412,22 +400,21 @@ class RulesEngine:
         )
         step = rule.step(slot.state_of(rule), tick)
         self._keep(rule, subject, slot, step.state, step.wake_at_us, slot.person_id, slot.device_id)
-        self._index(person, rule.metrics)
+        self._ordinary.index(person, rule.metrics)
         if device is not None:
             device.calm = device.calm and not (isinstance(rule, SilenceRule) and step.effects)
             if rule.positions:
-                self._index_places(device, person)
+                self._ordinary.index_places(device, person)
         return step.effects
 
     def _end_lane(self, key: tuple[str, str], slot: Slot, wake_us: int) -> Sequence[Effect]:
         """When an upload has ended, what still waited for another reading in it is told."""
+        self._states.touch(key)
         if wake_us < slot.touched_us + LANE_GAP_US:
             slot.wake_us = slot.touched_us + LANE_GAP_US
             self._push(slot.wake_us, *key)
-            self._changed.add(key)
             return ()
         del self._slots[key]
-        self._changed.add(key)
         person = self._person(slot.person_id, slot.device_id, wake_us)
         rule = self._rule(key[0], person, None)
         if rule is None or slot.inner_wake_us is None or slot.inner_wake_us > wake_us:
@@ -483,14 +470,16 @@ class RulesEngine:
         device = self._devices.get(device_id)
         if device is None:
             device = self._devices[device_id] = Device(device_id)
+        elif device.waiting:
+            self._states.touch_device(device)
         if device.person is None or device.person_id != person_id:
             if device.person is not None:
                 device.person.devices.remove(device)
             person = self._person(person_id, device_id, now_us)
             care = self._people.device_care(device_id) or DeviceCare(device_id=device_id)
             device.settle(person, self._compiler.device(care, person.plan))
-            self._index(person, device.by_metric)
-            self._index_places(device, person)
+            self._ordinary.index(person, device.by_metric)
+            self._ordinary.index_places(device, person)
         return device
 
     def _device_of(self, slot: Slot, now_us: int) -> Device | None:
@@ -516,33 +505,6 @@ class RulesEngine:
 
     def _rule(self, rule_id: str, person: Person, device: Device | None) -> Rule[Any] | None:
         return person.rule(rule_id) or (device.rule(rule_id) if device is not None else None)
-
-    # ---- the index of the ordinary -------------------------------------------------------------------------------
-
-    def _index(self, person: Person, metrics: Iterable[str]) -> None:
-        """Note anew which values of these metrics are ordinary for the person's devices."""
-        for device in person.devices:
-            for metric in metrics:
-                rules = device.by_metric.get(metric)
-                if rules:
-                    device.quick[metric] = self._ordinary(rules, metric, person, device)
-
-    def _ordinary(self, rules: Sequence[Rule[Any]], metric: str, person: Person, device: Device) -> Interval:
-        low, high, until = EVERYTHING
-        for rule in rules:
-            slot = self._slots.get((rule.rule_id, subject_of(rule, person, device)))
-            a, b, c = rule.quiet(rule.initial() if slot is None else slot.state_of(rule), metric)
-            low, high, until = max(low, a), min(high, b), min(until, c)
-        interval = (low, high, until)
-        return self._intervals.setdefault(interval, interval) if until == inf else interval
-
-    def _index_places(self, device: Device, person: Person) -> None:
-        rule = person.area
-        if rule is None:
-            device.boxes = (ANYWHERE,)
-            return
-        slot = self._slots.get((rule.rule_id, subject_of(rule, person, device)))
-        device.boxes = rule.quiet_boxes(rule.initial() if slot is None else slot.state_of(rule))
 
     def _failed(self, rule_id: str, subject: str) -> None:
         self.failures[rule_id] += 1

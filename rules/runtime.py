@@ -109,12 +109,13 @@ class Device:
     """What a device said last, and what is ordinary for it: ``quick`` per metric, ``boxes`` for its place.
 
     ``calm`` is False while its next record must be looked at, whatever it says. A box is (inside, south, north, west,
-    east): an ordinary position lies within it, or outside when ``inside`` is False.
+    east): an ordinary position lies within it, or outside when ``inside`` is False. ``waiting``: it is to be saved
+    as it is now (``rules.states``).
     """
 
     __slots__ = (
         "boxes", "by_metric", "calm", "device_id", "fix", "fix_at_us", "fix_made_us", "heard_us", "lag_at_us", "lag_us",
-        "person", "person_id", "quick", "rules", "saved", "silence",
+        "person", "person_id", "quick", "rules", "saved", "silence", "waiting",
     )  # fmt: skip
 
     def __init__(self, device_id: str) -> None:
@@ -122,6 +123,7 @@ class Device:
         self.person_id = ""
         self.person: Person | None = None
         self.calm = False
+        self.waiting = False
         self.quick: dict[str, Interval] = {}
         self.boxes: tuple[Box, ...] = ()
         self.rules: tuple[Rule[Any], ...] = ()

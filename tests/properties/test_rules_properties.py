@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -191,7 +192,32 @@ def test_states_saved_in_steps_equal_states_saved_at_once(records: list[Record])
             else:
                 rows[rule_id, subject] = state
     assert rows == {(rule_id, subject): state for rule_id, subject, state in at_once.dirty() if state is not None}
-    assert stepwise.dirty() == []
+    assert list(stepwise.dirty()) == []
+
+
+@_many
+@given(_histories(), st.integers(0, 25), st.lists(st.integers(0, 3), max_size=25), st.booleans())
+def test_states_taken_slowly_are_those_of_the_moment(
+    records: list[Record], saved: int, steps: list[int], left: bool
+) -> None:
+    """However many rows are taken between records, they are what they were; an iterator that is left loses none."""
+    slow, twin = _engine(), _engine()
+    for engine in (slow, twin):
+        _fold(engine, records[:saved])
+    before = {row[:2]: row[2] for row in twin.dirty()}
+    _fold(twin, records[saved:], saved + 1)
+    taken: list[tuple[str, str, bytes | None]] = []
+    rows = slow.dirty()
+    for number, item in enumerate(records[saved:], saved + 1):
+        taken += islice(rows, steps[number - saved - 1] if number - saved <= len(steps) else 0)
+        slow.observe(Committed(number, [item]))
+    if not left:
+        taken += rows
+        assert {row[:2]: row[2] for row in taken} == before
+        assert len({row[:2] for row in taken}) == len(taken), "each state once"
+    assert all(before[row[:2]] == row[2] for row in taken)
+    after = {row[:2]: row[2] for row in [*taken, *slow.dirty()]}
+    assert after == before | {row[:2]: row[2] for row in twin.dirty()}
 
 
 @_many
