@@ -63,6 +63,10 @@ class Lwm2mButton:
         if self.peer is not None:
             self.peer.close()
 
+    def observes(self, path: str) -> bool:
+        """Whether the server observes this path."""
+        return path in self._observed
+
     async def press(self) -> None:
         """Press and release; each is a notification, confirmed. Raises NotAcknowledgedError."""
         self.values["/3347/0/5501"] += 1
