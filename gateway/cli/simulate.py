@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from gateway.cli.common import ConfigOption, DataDirOption, JsonOption
+from gateway.cli.simulate_coap import coap
 
 simulate = typer.Typer(
     help="Simulated devices and the simulated platform, over the real protocols. Example: carebell simulate demo",
     no_args_is_help=True,
     add_completion=False,
 )
+simulate.command()(coap)
 
 HostOption = Annotated[str, typer.Option("--host", help="Where the gateway listens for MQTT.")]
 PortOption = Annotated[int, typer.Option("--port", min=1, max=65_535, help="Its MQTT port.")]
