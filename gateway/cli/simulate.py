@@ -102,6 +102,38 @@ def terminals(
 
 
 @simulate.command()
+def broker(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    kind: Annotated[str, typer.Option("--kind", metavar="K", help="zigbee2mqtt or chirpstack.")] = "zigbee2mqtt",
+    url: Annotated[
+        str, typer.Option("--broker", metavar="URL", help="The broker that the gateway listens to, too.")
+    ] = "mqtt://127.0.0.1:1884",
+    devices: Annotated[int, typer.Option("--devices", "-n", min=1, max=1000, help="How many devices.")] = 10,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, help="Messages per second of all together.")] = 5.0,
+    duration: Annotated[float, typer.Option("--duration", min=0.1, metavar="S", help="Seconds to send.")] = 10.0,
+    sos_every: Annotated[
+        int, typer.Option("--sos-every", min=0, metavar="K", help="Each K-th message is a press; 0 for none.")
+    ] = 0,
+    allow_remote: RemoteOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """A Zigbee2MQTT or a ChirpStack with buttons, publishing to a broker that carebell is connected to as well.
+
+    It registers the persons sim-p-0001 ... and the devices sim-KIND-0001 ... in the registry of --data-dir.
+    Example: carebell simulate broker --kind chirpstack --broker mqtt://127.0.0.1:1884 --sos-every 10
+    """
+    from gateway.cli import simulate_broker, simulate_fleet  # noqa: PLC0415 - keeps `--help` quick
+    from simulators.broker_sites import SitePlan  # noqa: PLC0415
+
+    simulate_fleet.refuse_remote(url, allowed=allow_remote)
+    site = simulate_broker.site_of(kind, devices)
+    simulate_broker.register(config, data_dir, kind, site, devices)
+    simulate_broker.run(kind, site, devices, url, SitePlan(rate, duration, sos_every), json_output=json_output)
+
+
+@simulate.command()
 def scenario(
     story: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A TOML file, or the name of a shipped one.")] = "",
     config: ConfigOption = None,

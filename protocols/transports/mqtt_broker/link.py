@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,9 @@ CONNECT_S: Final = 10.0
 WATCH_S: Final = 1.0
 STUCK_S: Final = 30.0
 DRAIN_S: Final = 3.0
+FIRST_PAUSE_S: Final = 0.1
+LAST_PAUSE_S: Final = 5.0
+STEADY_S: Final = 5.0
 PUBLISH_S: Final = 5.0
 MAX_KNOWN: Final = 50_000
 MAX_INFLIGHT_OUT: Final = 20
@@ -120,6 +124,27 @@ class BrokerLink:
     # ---- the connection ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        """Keep up the connection. Ends by TransportError, when none can be made, or cancellation.
+
+        A connection that was there is made again soon, later each time that it does not hold: another client with
+        our id would take the session over as often as we take it back.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            begun_s = asyncio.get_running_loop().time()
+            before = self.totals["connections"]
+            try:
+                await self._connection()
+            except TransportError as error:
+                if self.totals["connections"] == before:
+                    raise
+                log.warning("broker_connection_lost", client_id=self.options.client_id, error=str(error))
+            if asyncio.get_running_loop().time() - begun_s > STEADY_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause_s = min(LAST_PAUSE_S, pause_s * 2)
+
+    async def _connection(self) -> None:
         """One connection, from the first byte to the last acknowledgement. Ends by TransportError or cancellation."""
         if not self._loaded:
             self._recall(await self._memory.load())

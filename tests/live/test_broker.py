@@ -1,0 +1,412 @@
+"""Broker mode against a real Mosquitto: restarts, kill -9, lost sessions, black holes, a gateway that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import aiomqtt
+import pytest
+
+from gateway.registry.devices import add_device
+from gateway.registry.persons import add_person
+from gateway.storage.database import FILE_NAME, open_database
+from protocols.transports.mqtt_broker import link
+from protocols.transports.mqtt_broker.topics import TopicRule
+from simulators.broker_sites import SITES, LoraSite, SitePlan, ZigbeeSite, play
+from tests.broker_world import FaultProxy, Mosquitto, SlowIngest, World, publish
+from tests.daemon import ACTOR, Daemon, carebell, carebell_json
+
+pytestmark = pytest.mark.live
+
+LONG = os.environ.get("CAREBELL_CHAOS") == "long"
+PRESSES = 1000
+BUTTON = "zigbee2mqtt/0x00158d0001a2b3c4"
+HOUSE = (TopicRule("house/{device}/panic", down="house/{device}/do"),)
+
+
+def presses(first: int, count: int) -> list[tuple[str, str]]:
+    return [(BUTTON, json.dumps({"action": "emergency", "n": number})) for number in range(first, first + count)]
+
+
+def numbers(payloads: list[bytes]) -> list[int]:
+    return [json.loads(payload[payload.index(b"{") :])["n"] for payload in payloads]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_thousand_presses_with_reconnects_in_between(tmp_path: Path, version: int) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            async with FaultProxy(broker.port) as proxy:
+                world = World(proxy.port, codecs=("zigbee2mqtt",), version=version)
+                async with world.running(), asyncio.TaskGroup() as group:
+                    pressing = group.create_task(publish(broker.port, presses(0, PRESSES)))
+                    for _ in range(4):
+                        await asyncio.sleep(0.15)
+                        proxy.cut()
+                    await pressing
+                    await world.until(lambda: len(set(numbers(world.ingest.payloads()))) == PRESSES)
+                    await world.until(lambda: world.link.state()[1].endswith(" 0 unacknowledged"))
+                assert world.link.totals["connections"] > 1
+                assert world.lost == []
+                found = numbers(world.ingest.payloads())
+                assert set(found) == set(range(PRESSES))
+
+    asyncio.run(main())
+
+
+def test_the_order_of_a_device_is_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            world = World(broker.port, topics=HOUSE)
+            async with world.running():
+                await publish(broker.port, [("house/D-1/panic", json.dumps({"n": n})) for n in range(300)])
+                await world.until(lambda: len(world.ingest.kept) == 300)
+            assert numbers([frame.payload for frame in world.ingest.offered]) == list(range(300))
+            assert {frame.device_key for frame in world.ingest.kept} == {"D-1"}
+
+    asyncio.run(main())
+
+
+def test_nothing_is_acknowledged_before_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not committed when the gateway died comes again; what was acknowledged does not."""
+    monkeypatch.setattr(link, "DRAIN_S", 0.05)
+
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            world = World(broker.port, codecs=("zigbee2mqtt",))
+            async with world.running():
+                await publish(broker.port, presses(0, 5))
+                await world.until(lambda: len(world.ingest.kept) == 5)
+                await world.until(lambda: world.link.state()[1].endswith(" 0 unacknowledged"))
+                world.ingest.hold = True
+                await publish(broker.port, presses(5, 5))
+                await world.until(lambda: world.link.state()[1].endswith(" 5 unacknowledged"))
+                await publish(broker.port, [("zigbee2mqtt/bridge/info", "{}")])
+                await asyncio.sleep(0.2)
+                assert world.link.counters()["acknowledged_total"] == 5, "acknowledged out of order"
+                world.link._inbox.close()  # type: ignore[union-attr]  # as death would: nothing more is said
+                world.link._known.forget()
+            world.ingest = SlowIngest()
+            world.make()
+            async with world.running():
+                await world.until(lambda: len(world.ingest.kept) == 5)
+            assert numbers(world.ingest.payloads()) == [5, 6, 7, 8, 9]
+
+    asyncio.run(main())
+
+
+def test_what_was_stored_before_the_connection_ended_is_not_taken_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            async with FaultProxy(broker.port) as proxy:
+                world = World(proxy.port, codecs=("zigbee2mqtt",))
+                async with world.running():
+                    world.ingest.hold = True
+                    await publish(broker.port, presses(0, 20))
+                    await world.until(lambda: world.link.state()[1].endswith(" 20 unacknowledged"))
+                    proxy.cut()
+                    await world.until(lambda: not world.link.connected)
+                    world.ingest.hold = False
+                    await world.until(lambda: len(world.ingest.kept) == 20)
+                    await world.until(lambda: world.link.connected)
+                    await publish(broker.port, presses(20, 1))
+                    await world.until(lambda: 20 in numbers(world.ingest.payloads()))
+                assert numbers(world.ingest.payloads()) == list(range(21))
+                assert world.link.counters()["duplicates_total"] == 20
+
+    asyncio.run(main())
+
+
+def test_a_commit_that_failed_ends_the_connection_and_the_broker_sends_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            world = World(broker.port, codecs=("zigbee2mqtt",))
+            async with world.running():
+                world.ingest.refuse = 1
+                await publish(broker.port, presses(0, 3))
+                await world.until(lambda: set(numbers(world.ingest.payloads())) == {0, 1, 2})
+            assert world.link.totals["connections"] == 2
+
+    asyncio.run(main())
+
+
+def test_the_broker_is_restarted_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        broker = Mosquitto(tmp_path)
+        broker.start()
+        world = World(broker.port, codecs=("zigbee2mqtt",))
+        async with world.running():
+            await publish(broker.port, presses(0, 10))
+            await world.until(lambda: len(world.ingest.kept) == 10)
+            broker.end()
+            await world.until(lambda: not world.link.connected)
+            assert world.link.state()[0] is False
+            broker.start()
+            await world.until(lambda: world.link.connected)
+            await publish(broker.port, presses(10, 10))
+            await world.until(lambda: len(world.ingest.kept) == 20)
+        broker.end()
+        assert world.lost == []
+
+    asyncio.run(main())
+
+
+def test_a_session_that_the_broker_lost_is_told(tmp_path: Path) -> None:
+    """kill -9 of a Mosquitto that saves rarely: it comes back without the session."""
+
+    async def main() -> None:
+        broker = Mosquitto(tmp_path)
+        broker.start()
+        world = World(broker.port, codecs=("zigbee2mqtt",))
+        async with world.running():
+            assert world.lost == [], "there was none to lose"
+            await world.until(lambda: bool(world.memory.value))
+            broker.end(signal.SIGKILL)
+            await world.until(lambda: not world.link.connected)
+            broker.start()
+            await world.until(lambda: world.link.connected)
+            assert world.lost == ["carebell-test"]
+            await publish(broker.port, presses(0, 3))
+            await world.until(lambda: len(world.ingest.kept) == 3)
+        broker.end(signal.SIGKILL)
+        broker.start()
+        world.make()  # the gateway, too, was restarted: it still knows that there was a session
+        async with world.running():
+            pass
+        broker.end()
+        assert world.lost == ["carebell-test"] * 2
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_died_in_silence_is_noticed(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            async with FaultProxy(broker.port) as proxy:
+                world = World(proxy.port, codecs=("zigbee2mqtt",), keepalive_s=1)
+                async with world.running():
+                    proxy.hole = True
+                    await publish(broker.port, presses(0, 3))
+                    await world.until(lambda: not world.link.connected)
+                    assert world.ingest.kept == []
+                    proxy.hole = False
+                    await world.until(lambda: set(numbers(world.ingest.payloads())) == {0, 1, 2})
+
+    asyncio.run(main())
+
+
+def test_retained_presses_and_names_that_outlive_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        site = ZigbeeSite(2)
+        with Mosquitto(tmp_path) as broker:
+            await publish(broker.port, [(said.topic, said.payload) for said in site.opening()], retain=True)
+            await publish(broker.port, presses(0, 1), retain=True)
+            await publish(broker.port, [("house/D-1/panic", '{"n": 1}')], retain=True)
+            world = World(broker.port, codecs=("zigbee2mqtt",), topics=HOUSE)
+            async with world.running():
+                await world.until(lambda: len(world.ingest.kept) == 3)
+                await world.until(lambda: len(world.memory.value.get("names", {})) == 2)
+            kept = [payload for payload in world.ingest.payloads() if BUTTON.encode() in payload]
+            assert len(kept) == 1
+            assert kept[0].startswith(b"%retained "), "a retained press must not look like a new one"
+            assert not [frame for frame in world.ingest.kept if frame.codec == "json"]
+            world.ingest.kept.clear()
+            world.make()
+            async with world.running():
+                press = site.press(0, datetime.now(UTC))
+                await publish(broker.port, [(press.topic, press.payload)])
+                await world.until(lambda: len(world.ingest.kept) == 1)
+            context = world.ingest.kept[0].context
+            assert context is not None
+            assert context["names"][site.name(0)] == site.identity(0)
+
+    asyncio.run(main())
+
+
+def test_two_gateways_of_a_shared_group_divide_the_messages(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            one = World(broker.port, topics=HOUSE, share_group="bulk")
+            two = World(broker.port, topics=HOUSE, share_group="bulk")
+            two.options = type(two.options)(
+                "127.0.0.1", broker.port, "carebell-other", topics=HOUSE, share_group="bulk"
+            )  # fmt: skip
+            two.make()
+            async with one.running(), two.running():
+                await publish(broker.port, [("house/D-1/panic", json.dumps({"n": n})) for n in range(50)])
+                await one.until(lambda: len(one.ingest.kept) + len(two.ingest.kept) == 50)
+            both = [*numbers(one.ingest.payloads()), *numbers(two.ingest.payloads())]
+            assert sorted(both) == list(range(50))
+            assert one.ingest.kept
+            assert two.ingest.kept
+
+    asyncio.run(main())
+
+
+def test_who_is_refused_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        secret = tmp_path / "passwords"
+        secret.write_text("", encoding="utf-8")
+        broker = Mosquitto(tmp_path, extra=f"password_file {secret}\n")
+        config = tmp_path / "mosquitto.conf"
+        config.write_text(config.read_text(encoding="utf-8").replace("allow_anonymous true", "allow_anonymous false"))
+        with broker:
+            world = World(broker.port, codecs=("zigbee2mqtt",), username="carebell", password="wrong")
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(world._keep())
+                await world.until(lambda: bool(world.failures))
+                task.cancel()
+            assert "authorized" in world.failures[0].lower()
+            ok, text = world.link.state()
+            assert not ok
+            assert "authorized" in text.lower()
+            assert "wrong" not in text
+
+    asyncio.run(main())
+
+
+# ---- the daemon ------------------------------------------------------------------------------------------------------
+
+
+def provision(data_dir: Path, sites: dict[str, ZigbeeSite | LoraSite], count: int) -> None:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    connection = open_database(data_dir / FILE_NAME)
+    with connection:
+        for kind, site in sites.items():
+            for number in range(count):
+                person_id = f"P-{kind}-{number}"
+                add_person(connection, person_id, {"name": f"测试{number}"}, at_us=1, actor=ACTOR)
+                values = {"profile": site.profile, "person_id": person_id, site.key: site.identity(number)}
+                known = [site.profile]
+                add_device(connection, f"{kind}-{number}", values, known_profiles=known, at_us=1, actor=ACTOR)
+    connection.close()
+
+
+def daemon_on(data_dir: Path, broker: Mosquitto, *codecs: str) -> Daemon:
+    section = [{"url": f"mqtt://127.0.0.1:{broker.port}", "client_id": "carebell-1", "codecs": codecs}]
+    return Daemon(data_dir, CAREBELL_BROKER=json.dumps(section))
+
+
+class House(NamedTuple):
+    broker: Mosquitto
+    daemon: Daemon
+    sites: dict[str, ZigbeeSite | LoraSite]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A broker that forgets when it is restarted, and a gateway on it with devices of both programs."""
+    folder = tmp_path_factory.mktemp("broker-house")
+    sites = {kind: make(4) for kind, make in SITES.items()}
+    provision(folder / "var", sites, 4)
+    with Mosquitto(folder / "broker", persistence=False) as broker, daemon_on(folder / "var", broker, *SITES) as daemon:
+        yield House(broker, daemon, sites)
+
+
+def subscribed(daemon: Daemon) -> None:
+    """Return when the daemon has its session: what is published before that, nobody keeps."""
+    for _ in range(200):
+        with urllib.request.urlopen(f"{daemon.url}/readyz", timeout=5) as answer:
+            parts = {part["name"]: part["ok"] for part in json.load(answer)["parts"]}
+        if parts["brokers"]:
+            return
+        time.sleep(0.02)
+    raise AssertionError("it does not come to the broker")
+
+
+@pytest.mark.parametrize("kind", ["zigbee2mqtt", "chirpstack"], ids=["ZigBee", "LoRa"])
+def test_conformance(house: House, kind: str) -> None:
+    """DB15 4.2.4: from the press to the alert, through the program that owns the radio; LoRa: and a command back."""
+    data_dir, site = house.daemon.data_dir, house.sites[kind]
+    assert f"broker   127.0.0.1:{house.broker.port} as carebell-1" in house.daemon.output
+    subscribed(house.daemon)
+    if kind == "chirpstack":
+        carebell("devices", "command", f"{kind}-1", "confirm", data_dir=data_dir)
+    url = f"mqtt://127.0.0.1:{house.broker.port}"
+    result = asyncio.run(play(site, 4, url, SitePlan(80, 0.5, 5, linger_s=1.0)))
+    assert result["presses"] == 8
+    records = [row for row in carebell_json("journal", "list", data_dir=data_dir) if row["codec"] == kind]
+    pressed = [row for row in records if any(seen.get("signal") == "sos" for seen in row["observations"])]
+    assert len(pressed) == 8
+    assert all(row["device_id"] and row["person_id"] and row["fault"] is None for row in pressed)
+    persons = {row["person_id"] for row in pressed}
+    alerts = [
+        one for one in carebell_json("alerts", "list", "--open", data_dir=data_dir) if one["person_id"] in persons
+    ]
+    assert {alert["person_id"] for alert in alerts} == persons
+    assert all(alert["kind"] == "sos" and alert["severity"] == "P1" for alert in alerts)
+    if kind == "chirpstack":
+        assert json.loads(site.commands[0][1])["devEui"] == site.identity(1)
+        sent = carebell_json("commands", "list", data_dir=data_dir)
+        assert [(one["device_id"], one["state"]) for one in sent] == [("chirpstack-1", "confirmed")]
+
+
+def test_a_lost_session_is_an_alert_of_the_site(house: House) -> None:
+    subscribed(house.daemon)
+    house.broker.end()
+    house.broker.start()
+    kinds: set[object] = set()
+    for _ in range(20):
+        kinds = {alert["kind"] for alert in carebell_json("alerts", "list", "--open", data_dir=house.daemon.data_dir)}
+        if "broker_session_lost" in kinds:
+            break
+    assert "broker_session_lost" in kinds
+
+
+async def hammer(port: int, stop: asyncio.Event) -> set[int]:
+    """Press until told to stop; what the broker took."""
+    taken: set[int] = set()
+    async with aiomqtt.Client("127.0.0.1", port) as client:
+        number = 0
+        while not stop.is_set():
+            topic, payload = presses(number, 1)[0]
+            await client.publish(topic, payload, qos=1)
+            taken.add(number)
+            number += 1
+            await asyncio.sleep(0.002)
+    return taken
+
+
+def test_kill_nine_of_the_gateway_under_load(tmp_path: Path) -> None:
+    data_dir = tmp_path / "var"
+    with Mosquitto(tmp_path / "broker") as broker:
+        daemon = daemon_on(data_dir, broker, "zigbee2mqtt")
+
+        async def main() -> set[int]:
+            await asyncio.to_thread(daemon.start)
+            await asyncio.to_thread(subscribed, daemon)
+            stop = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                hammering = group.create_task(hammer(broker.port, stop))
+                for _ in range(20 if LONG else 1):
+                    await asyncio.sleep(0.5)
+                    await asyncio.to_thread(daemon.kill)
+                    await asyncio.to_thread(daemon.start)
+                await asyncio.sleep(0.3)
+                stop.set()
+            return hammering.result()
+
+        taken = asyncio.run(main())
+        rows: list[dict[str, object]] = []
+        for _ in range(20):
+            rows = carebell_json("journal", "list", "--payload", data_dir=data_dir)
+            if taken <= journalled(rows):
+                break
+        assert daemon.stop() == 0
+    assert len(taken) > 200
+    assert taken <= journalled(rows), "a press that the broker took is not in the journal"
+
+
+def journalled(rows: list[dict[str, object]]) -> set[int]:
+    payloads = [base64.b64decode(str(row["payload"])) for row in rows if row["payload"]]
+    return set(numbers([payload for payload in payloads if b'"n"' in payload]))
