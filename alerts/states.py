@@ -109,7 +109,7 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
         "next_step": Move(_RAISED, None, machines=_CONTACT | _SYSTEM, versioned=False),
         "answer_noted": Move(frozenset(Handling), None, machines=_CONTACT, versioned=False),
         "presented": Move(OPEN, None, roles=_BACKEND, versioned=False),
-        "note": Move(UNCLOSED, None, roles=_BACKEND | {"family", "installer"}),
+        "note": Move(UNCLOSED, None, roles=_BACKEND | {"family", "installer"}, machines=_SYSTEM),
         "reopen": Move(frozenset({Handling.RESOLVED}), Handling.RAISED, roles=_BACKEND, machines=_FEELERS),
         # what the gateway does by itself
         "close": Move(

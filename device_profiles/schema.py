@@ -160,6 +160,14 @@ class Time(Table):
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"
 
 
+class Dialect(Table):
+    """How a SCAIP unit wants to be answered (docs/protocols/scaip.md)."""
+
+    reply: Literal["separate", "inline"] = "separate"
+    root: Literal["mrs", "scaip"] = "mrs"
+    kind: Literal["application/scaip+xml", "application/xml"] = "application/scaip+xml"
+
+
 class Dedup(Table):
     """Fields that together are the same in a resend, and never again in another message of the device."""
 
@@ -317,6 +325,7 @@ class Profile(Table):
     battery: Battery | None = None
     links: Links = Links()
     certificates: Certificates = Certificates()
+    dialect: Dialect | None = None
     time: Time | None = None
     dedup: Dedup | None = None
     stored: FieldIs | None = None

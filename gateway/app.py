@@ -185,6 +185,7 @@ class Gateway:
             if parts.ble is not None:
                 group.create_task(keep_running("ble", parts.ble.run))
             group.create_task(parts.receivers.run())
+            group.create_task(keep_running("call_backs", parts.call_backs.run))
             if parts.ways.alarm_centers is not None:
                 group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
             group.create_task(parts.brokers.run())

@@ -31,6 +31,7 @@ from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
 from gateway.brokers import Brokers
+from gateway.call_backs import CallBacks
 from gateway.care import DeviceCare
 from gateway.clock import Clock
 from gateway.commands.desk import CommandDesk
@@ -116,7 +117,7 @@ class Parts:
         )
         self.registry = Registry(self.writer, codec_of=self._codec_of, care_of=self._care_of, clock=clock)
         self.marks = Marks()
-        self.receiver_codecs = ReceiverCodecs(settings)
+        self.receiver_codecs = ReceiverCodecs(settings, self._dialect_of)
         self.ingest = JournalIngest(
             codecs={**CODECS, **self.receiver_codecs.by_name()},
             profiles=self.profiles,
@@ -160,6 +161,12 @@ class Parts:
             return None
         low = known.battery.low_percent if known.battery is not None else None
         return DeviceCare(device_id="", heartbeat_s=known.heartbeat_s, battery_low_percent=low)
+
+    def _dialect_of(self, key: str) -> dict[str, str] | None:
+        """How the profile of the device with this key wants to be answered (SCAIP)."""
+        binding = self.registry.device_by_key(key) or self.registry.device(key)
+        profile = None if binding is None else self.profiles.get(binding.profile)
+        return None if profile is None or profile.dialect is None else dict(profile.dialect)
 
     def _build_alerts(self) -> None:
         settings = self.settings
@@ -206,6 +213,8 @@ class Parts:
         intake.connect(self.escalation.take_told, self.outbox.wake)
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
+        self.call_backs = CallBacks(self.desk)
+        self.ingest.listen(self.call_backs)
         self.order_desk = OrderDesk(self.writer, self.clock, policy, wake=self.outbox.wake)
 
     def _conferences(self) -> Conferences | None:

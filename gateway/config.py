@@ -15,7 +15,7 @@ from gateway.config_ble import BleSection
 from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
-from gateway.config_house import Dc09Section
+from gateway.config_house import Dc09Section, ScaipSection
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError
@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     access: AccessSection = AccessSection()
     console: ConsoleSection = ConsoleSection()
     dc09: Dc09Section = Dc09Section()
+    scaip: ScaipSection = ScaipSection()
     broker: list[BrokerSection] = []
     serial: list[dict[str, Any]] = []
     ble: BleSection = BleSection()
@@ -180,7 +181,19 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
     resolved: dict[str, Any] = {name: base / getattr(settings, name) for name in folders}
     resolved |= {
         name: _resolve_files(getattr(settings, name), base)
-        for name in ("mqtt", "coap", "push", "order_api", "notify", "ble", "trackers", "dc09", "access", "console")
+        for name in (
+            "mqtt",
+            "coap",
+            "push",
+            "order_api",
+            "notify",
+            "ble",
+            "trackers",
+            "dc09",
+            "scaip",
+            "access",
+            "console",
+        )
     }
     resolved["broker"] = [_resolve_files(section, base) for section in settings.broker]
     return settings.model_copy(update=resolved)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from gateway.clock import Clock
 from gateway.config import Settings
-from gateway.config_house import Dc09Section
+from gateway.config_house import Dc09Section, ScaipSection
+from gateway.errors import ConfigError
 from gateway.ports import Codec, Directory, Ingest, TerminalCodec
 from gateway.supervise import keep_running
 from protocols.codecs.dc09 import NO_KEYS, Dc09Codec
 from protocols.codecs.dc09_frame import load_keys
+from protocols.codecs.scaip import Dialect, ScaipCodec
 from protocols.transports.datagram import DatagramListener
 from protocols.transports.stream import StreamListener
 from protocols.transports.terminal_talk import Limits
@@ -22,13 +27,27 @@ UDP: Final = "/udp"
 
 
 class ReceiverCodecs:
-    """The receivers' codecs with what a site has told them. Raises ConfigError."""
+    """The receivers' codecs with what a site has told them. ``dialect_of`` tells how a SCAIP unit is answered.
 
-    def __init__(self, settings: Settings) -> None:
+    Raises ConfigError.
+    """
+
+    def __init__(self, settings: Settings, dialect_of: Callable[[str], Mapping[str, str] | None]) -> None:
         self.dc09 = _dc09(settings.dc09)
 
+        def dialect(cid: str) -> Dialect | None:
+            found = dialect_of(cid)
+            return None if found is None else msgspec.convert(found, Dialect)
+
+        self.scaip = ScaipCodec(
+            dialect_of=dialect,
+            default=Dialect(reply=settings.scaip.reply),
+            transfer_to=settings.scaip.transfer_to,
+        )
+        self.scaip_tls = _tls(settings.scaip)
+
     def by_name(self) -> Mapping[str, Codec]:
-        return {codec.name: codec for codec in (self.dc09,)}
+        return {codec.name: codec for codec in (self.dc09, self.scaip)}
 
 
 class Receivers:
@@ -40,7 +59,7 @@ class Receivers:
         self, settings: Settings, codecs: ReceiverCodecs, *, ingest: Ingest, directory: Directory, clock: Clock
     ) -> None:
         self.listeners: dict[str, Listener] = {}
-        section = settings.dc09
+        dc09, scaip = settings.dc09, settings.scaip
 
         def listen(name: str, address: str, codec: TerminalCodec, limits: Limits) -> None:
             if not address:
@@ -51,8 +70,19 @@ class Receivers:
                     listen=address, codec=codec, ingest=ingest, directory=directory, clock=clock, limits=limits
                 )
 
-        bounds = Limits(connections=section.max_connections, idle_s=section.idle_s)
-        listen("dc09", section.listen, codecs.dc09, bounds)
+        listen("dc09", dc09.listen, codecs.dc09, Limits(connections=dc09.max_connections, idle_s=dc09.idle_s))
+        bounds = Limits(connections=scaip.max_connections, idle_s=scaip.idle_s)
+        listen("scaip", scaip.listen, codecs.scaip, bounds)
+        if scaip.tls_listen:
+            self.listeners["scaips"] = StreamListener(
+                listen=scaip.tls_listen,
+                codec=codecs.scaip,
+                ingest=ingest,
+                directory=directory,
+                clock=clock,
+                limits=bounds,
+                ssl_context=codecs.scaip_tls,
+            )
 
     async def start(self) -> None:
         """Bind. Raises TransportError."""
@@ -88,6 +118,20 @@ class Receivers:
             for what, count in listener.counters().items()
             if what.endswith("_total")
         }
+
+
+def _tls(section: ScaipSection) -> ssl.SSLContext | None:
+    if not section.tls_listen:
+        return None
+    if not (section.certificate_file and section.key_file):
+        raise ConfigError("scaip.tls_listen: needs scaip.certificate_file and scaip.key_file")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(section.certificate_file, section.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"scaip: the certificate or key cannot be used: {error}") from error
+    return context
 
 
 def _dc09(section: Dc09Section) -> Dc09Codec:

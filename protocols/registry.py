@@ -24,6 +24,7 @@ from protocols.codecs.minifinder2 import Minifinder2Codec
 from protocols.codecs.native import NativeCodec
 from protocols.codecs.operator_messages import CtwingCodec, OneNetCodec
 from protocols.codecs.osmand.codec import OsmandCodec
+from protocols.codecs.scaip import ScaipCodec
 from protocols.codecs.senml import SenmlCodec
 from protocols.codecs.the_things_stack import TheThingsStackCodec
 from protocols.codecs.theengs import TheengsCodec
@@ -54,7 +55,7 @@ _TERMINAL_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (
     Gl200TextCodec,
 )
 
-_RECEIVER_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Dc09Codec,)
+_RECEIVER_CLASSES: Final[tuple[TerminalCodecClass, ...]] = (Dc09Codec, ScaipCodec)
 
 _STRICT: Final = tuple(make() for make in _TERMINAL_CLASSES)
 

@@ -44,7 +44,7 @@ def check_configuration(settings: Settings) -> Finding:
     places(settings.trackers)
     ble_options(settings)
     options_of(settings.broker)
-    ReceiverCodecs(settings)
+    ReceiverCodecs(settings, lambda _cid: None)
     later = settings.not_in_this_version()
     return Finding(
         f"site {settings.site}, data in {settings.data_dir}",

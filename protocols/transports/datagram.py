@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from gateway.clock import Clock
@@ -85,6 +86,8 @@ class _DatagramBoard(Switchboard):
     def __init__(self, **rest: Any) -> None:
         super().__init__(**rest)
         self.endpoint: asyncio.DatagramTransport | None = None
+        # Where one frame is answered with several datagrams.
+        self.split_reply: Callable[[bytes], Sequence[bytes]] | None = getattr(self.codec, "split_reply", None)
         self._peers: dict[tuple[Any, ...], _Peer] = {}
         self._unknown: dict[str, int] = {}
         self.datagrams = 0
@@ -184,9 +187,11 @@ class _Peer(Talk):
         self.source = f"[{to[0]}]:{to[1]}" if ":" in self.address else f"{to[0]}:{to[1]}"
 
     def answered(self, replies: list[bytes]) -> None:
+        split = self._board.split_reply
         for reply in replies:
-            if reply:
-                self.write(reply)
+            for part in (reply,) if split is None else split(reply):
+                if part:
+                    self.write(part)
 
     def refused(self, frames: int) -> None:
         """Silence: the terminal sends again."""

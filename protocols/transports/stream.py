@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import ssl
 from typing import Any, Final, cast
 
 from gateway.clock import Clock
@@ -30,8 +31,10 @@ class StreamListener:
         directory: Directory,
         clock: Clock,
         limits: Limits | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
+        self._ssl_context = ssl_context
         host, _, port = listen.rpartition(":")
         self._host = host.removeprefix("[").removesuffix("]")
         self._port = int(port)
@@ -50,7 +53,7 @@ class StreamListener:
         board.closing = False
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(board), self._host, self._port, backlog=BACKLOG
+                lambda: Connection(board), self._host, self._port, backlog=BACKLOG, ssl=self._ssl_context
             )
         except OSError as error:
             name = board.codec.name

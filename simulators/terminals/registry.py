@@ -18,6 +18,7 @@ from simulators.terminals.jt808 import Jt808Script
 from simulators.terminals.meitrack import MeitrackScript
 from simulators.terminals.minifinder import MinifinderScript
 from simulators.terminals.minifinder2 import Minifinder2Script
+from simulators.terminals.scaip import ScaipScript
 from simulators.terminals.tk103 import Tk103Script
 from simulators.terminals.topin import TopinScript
 from simulators.terminals.watch import WatchScript
@@ -45,5 +46,6 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "minifinder2": Kind(Minifinder2Script, "trackers.minifinder2", 5115),
         "gl200text": Kind(Gl200TextScript, "trackers.gl200text", 5004),
         "dc09": Kind(Dc09Script, "telecare.dc09_unit", 5094),
+        "scaip": Kind(ScaipScript, "telecare.scaip_unit", 5060),
     }
 )
