@@ -39,7 +39,7 @@ def append(
     alert_id: str | None = None,
     version: int = 0,
     before: Mapping[str, Any] | None = None,
-    after: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | msgspec.Raw | None = None,
     reason: str = "",
     evidence: Mapping[str, Any] | None = None,
 ) -> int:
@@ -47,6 +47,7 @@ def append(
 
     ``subject`` is ``alert/<id>``, ``person/<id>``, ``device/<id>``, ``outbox/<id>``, ``key/<id>`` and so on.
     ``before`` and ``after`` hold ids, states and settings. Of personal data they hold only that a field changed.
+    ``after`` may be what ``canonical`` made of it before, where the transaction has no time for that.
     """
     seq = next_seq(connection)
     last = connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
@@ -64,7 +65,7 @@ def append(
         "reason": reason,
         "evidence": evidence,
     }
-    body = canonical(msgspec.to_builtins(row))
+    body = canonical(msgspec.to_builtins(row, builtin_types=(msgspec.Raw,)))
     connection.execute(
         "INSERT INTO audit (seq, at_us, action, subject, alert_id, version, body, previous_hash, hash)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -81,9 +82,12 @@ def canonical(value: Any) -> bytes:
 
 
 def _is_plain(value: Any) -> bool:
-    """Only ASCII keys, text, true, false, null and safe integers: no number that has more than one spelling."""
+    """Only ASCII keys, text, true, false, null and safe integers: no number that has more than one spelling.
+
+    ``msgspec.Raw`` stands for what is canonical already.
+    """
     kind = type(value)
-    if kind is str or value is None or kind is bool:
+    if kind is str or value is None or kind is bool or kind is msgspec.Raw:
         return True
     if kind is int:
         return bool(-(1 << 53) < value < 1 << 53)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import apsw
 import typer
@@ -24,9 +24,14 @@ from gateway.cli.common import (
     settings_of,
 )
 from gateway.clock import SystemClock
-from gateway.errors import ConfigError, ConflictError, UsageError
+from gateway.errors import ConfigError, ConflictError
+
+if TYPE_CHECKING:
+    from gateway.registry.rehearsal import Rehearsal
 
 PAGE: Final = 1000
+TRIES: Final = 3
+"""How often an import is rehearsed while others change the registry."""
 
 SetOption = Annotated[
     list[str] | None,
@@ -60,17 +65,8 @@ def _when_free() -> Iterator[None]:
 
 
 @contextmanager
-def transaction(
-    config: Path | None,
-    data_dir: Path | None,
-    *,
-    dry_run: bool = False,
-    on_error: Callable[[BaseException], None] = lambda _: None,
-) -> Iterator[apsw.Connection]:
-    """One IMMEDIATE transaction, that is committed at the end unless it is a dry run. The gateway may run meanwhile.
-
-    After a roll-back ``on_error`` may end the command in its own way.
-    """
+def transaction(config: Path | None, data_dir: Path | None) -> Iterator[apsw.Connection]:
+    """One IMMEDIATE transaction, that is committed at the end. The gateway may run meanwhile."""
     with _when_free(), open_journal(config, data_dir) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -78,11 +74,10 @@ def transaction(
         except BaseException as error:
             if connection.in_transaction:  # SQLite has rolled back by itself when the disk is full
                 connection.execute("ROLLBACK")
-            on_error(error)
             if isinstance(error, ConflictError):
                 fail(str(error), EXIT_WRONG)
             raise
-        connection.execute("ROLLBACK" if dry_run else "COMMIT")
+        connection.execute("COMMIT")
 
 
 @contextmanager
@@ -205,6 +200,7 @@ def import_file(
 ) -> None:
     """Apply a CSV file, all of it or nothing, and say what was done or everything that is wrong with it."""
     from gateway.registry import csvio  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.registry.rehearsal import rehearse  # noqa: PLC0415
 
     try:
         data = sys.stdin.buffer.read(csvio.MAX_BYTES + 1) if str(path) == "-" else path.read_bytes()
@@ -213,30 +209,51 @@ def import_file(
     if credentials_out is not None and credentials_out.exists() and credentials_out.stat().st_size > 0:
         fail(f"{credentials_out} is there already and may hold tokens that nobody can show again", EXIT_USAGE)
     profiles = known_profiles(config, data_dir) if table == "devices" else ()
-
-    def tell(error: BaseException) -> None:
-        if isinstance(error, csvio.ImportRefusedError):
-            _tell_problems(path, error.problems, json_output=json_output)
-            raise typer.Exit(EXIT_WRONG) from None
-
-    written: Path | None = None
-    try:
+    with _problems_told(path, json_output=json_output):
         plan = csvio.read_plan(table, data, at_us=now_us(), known_profiles=profiles)
-        with transaction(config, data_dir, dry_run=dry_run, on_error=tell) as connection:
-            report = csvio.apply_plan(connection, plan, at_us=now_us(), actor=CLI_ACTOR)
-            if credentials_out is not None and not dry_run:
-                written = _write_tokens(credentials_out, report.tokens)
-    except BaseException as error:
-        if written is not None:
+    for _ in range(TRIES):
+        journal, told = open_journal(config, data_dir, read_only=True), _problems_told(path, json_output=json_output)
+        with _when_free(), journal as connection, told:
+            rehearsal = rehearse(Path(connection.filename), plan, at_us=now_us(), actor=CLI_ACTOR)
+        if dry_run or _perform(config, data_dir, rehearsal, credentials_out):
+            break
+    else:
+        fail("others keep changing the registry; nothing was imported: try again", EXIT_TEMPORARY)
+    tokens_kept = credentials_out is not None
+    _tell_report(path, rehearsal.report, dry_run=dry_run, json_output=json_output, tokens_kept=tokens_kept)
+
+
+def _perform(config: Path | None, data_dir: Path | None, rehearsal: Rehearsal, credentials_out: Path | None) -> bool:
+    """Write what was rehearsed, and the new tokens; False, and nothing is written, when the registry has changed."""
+    from gateway.registry.rehearsal import perform  # noqa: PLC0415 - keeps `--help` quick
+
+    written = None if credentials_out is None else _write_tokens(credentials_out, rehearsal.report.tokens)
+    done = committed = False
+    try:
+        with transaction(config, data_dir) as connection:
+            done = perform(connection, rehearsal)
+        committed = done
+    finally:
+        if written is not None and not committed:
             written.unlink(missing_ok=True)  # of tokens that do not count
-        tell(error)
-        raise
-    if credentials_out is not None and written is not None:
+    if committed and credentials_out is not None and written is not None:
         try:
             written.replace(credentials_out)
         except OSError as error:
             fail(f"{credentials_out}: {error.strerror}; the devices were imported, their tokens are in {written}")
-    _tell_report(path, report, dry_run=dry_run, json_output=json_output, tokens_kept=credentials_out is not None)
+    return committed
+
+
+@contextmanager
+def _problems_told(path: Path, *, json_output: bool) -> Iterator[None]:
+    """Ends the command with all that is wrong with the file."""
+    from gateway.registry.csvio import ImportRefusedError  # noqa: PLC0415 - keeps `--help` quick
+
+    try:
+        yield
+    except ImportRefusedError as error:
+        _tell_problems(path, error.problems, json_output=json_output)
+        raise typer.Exit(EXIT_WRONG) from None
 
 
 def _write_tokens(credentials_out: Path, tokens: Mapping[str, str]) -> Path:
@@ -250,7 +267,7 @@ def _write_tokens(credentials_out: Path, tokens: Mapping[str, str]) -> Path:
             file.flush()
             os.fsync(descriptor)
     except OSError as error:
-        raise UsageError(f"{credentials_out}: {error.strerror}; nothing was imported") from error
+        fail(f"{credentials_out}: {error.strerror}; nothing was imported", EXIT_USAGE)
     return beside
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
+import msgspec
 from msgspec import Struct
 
 from gateway import audit
@@ -54,17 +55,22 @@ class Change(Struct, frozen=True):
             reason=self.reason,
         )
 
-    def end(self, connection: apsw.Connection) -> None:
-        """Write what a bulk change did: one audit row for every 500 rows, so that the lock is held a tenth as long."""
-        for start in range(0, len(self.bulk or ()), ROWS_PER_AUDIT):
-            part = (self.bulk or [])[start : start + ROWS_PER_AUDIT]
+    def parts(self) -> list[msgspec.Raw]:
+        """What a bulk change did, encoded for the audit: 500 rows in each part."""
+        rows = self.bulk or []
+        starts = range(0, len(rows), ROWS_PER_AUDIT)
+        return [msgspec.Raw(audit.canonical({"rows": rows[start : start + ROWS_PER_AUDIT]})) for start in starts]
+
+    def end(self, connection: apsw.Connection, parts: Sequence[msgspec.Raw] | None = None) -> None:
+        """Write what a bulk change did, one audit row for each of its ``parts``, which may be there already."""
+        for part in self.parts() if parts is None else parts:
             audit.append(
                 connection,
                 at_us=self.at_us,
                 actor=self.actor,
                 action="registry.import",
                 subject=f"registry/{self.number}",
-                after={"rows": part},
+                after=part,
                 reason=self.reason,
             )
 

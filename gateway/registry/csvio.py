@@ -116,6 +116,13 @@ def apply_plan(connection: apsw.Connection, plan: Plan, *, at_us: int, actor: Ac
     Raises ImportRefusedError with every row that does not fit the registry; the caller then rolls back.
     """
     change = begin(connection, at_us=at_us, actor=actor, reason=reason, bulk=True)
+    report = apply_rows(connection, plan, change)
+    change.end(connection)
+    return report
+
+
+def apply_rows(connection: apsw.Connection, plan: Plan, change: Change) -> ImportReport:
+    """As ``apply_plan``, within a bulk change that has begun and that the caller ends."""
     report = ImportReport(plan.encoding, [], [], [], {})
     problems: list[RowProblem] = []
     for row in plan.rows:
@@ -129,7 +136,6 @@ def apply_plan(connection: apsw.Connection, plan: Plan, *, at_us: int, actor: Ac
             problems.append(RowProblem(row.line, column, text) if known else RowProblem(row.line, "", str(error)))
     if problems:
         raise ImportRefusedError(problems)
-    change.end(connection)
     return report
 
 
