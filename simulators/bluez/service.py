@@ -218,24 +218,28 @@ class SimulatedBluez:
 
     def _device(self, message: Message, path: str, member: str) -> Reply:
         peripheral = self._peripherals[path]
-        loop = asyncio.get_running_loop()
         if member == "Connect":
-            if peripheral.out_of_range:
-                return None  # and no answer: the other side gives up by itself
-            loop.call_later(peripheral.latency_s, self._connect, message, path, peripheral)
+            if not peripheral.out_of_range:  # else no answer: the other side gives up by itself
+                loop = asyncio.get_running_loop()
+                loop.call_later(peripheral.latency_s, self._connect, message, path, peripheral)
             return None
         if member == "Disconnect":
-            if self._bus is not None:
-                self._bus.send(Message.new_method_return(message))
-            self.drop(peripheral)
-            return None
-        if member == "Pair":
-            if peripheral.refuses_pairing:
-                return Message.new_error(message, "org.bluez.Error.AuthenticationFailed", "Authentication Failed")
+            return self._disconnect(message, peripheral)
+        if member == "Pair" and not peripheral.refuses_pairing:
             peripheral.paired = True
             self._change(path, DEVICE, {"Paired": Variant("b", True), "Bonded": Variant("b", True)})
             return Message.new_method_return(message)
+        if member == "Pair":
+            return Message.new_error(message, "org.bluez.Error.AuthenticationFailed", "Authentication Failed")
         return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", member)
+
+    def _disconnect(self, message: Message, peripheral: Peripheral) -> Reply:
+        if not peripheral.connected:
+            return Message.new_error(message, "org.bluez.Error.NotConnected", "Not Connected")
+        if self._bus is not None:
+            self._bus.send(Message.new_method_return(message))
+        self.drop(peripheral)
+        return None
 
     def _connect(self, message: Message, path: str, peripheral: Peripheral) -> None:
         if self._bus is None or path not in self._objects:

@@ -60,6 +60,12 @@ class Delivery:
             self.counts["shed_total"] += 1
         queue.append(item)
 
+    def _put_back(self, queue: deque[_Item], items: list[_Item], most: int) -> None:
+        queue.extendleft(reversed(items))
+        while len(queue) > most:
+            queue.popleft()
+            self.counts["shed_total"] += 1
+
     def _schedule(self, delay_s: float) -> None:
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -82,8 +88,8 @@ class Delivery:
                         after()
                 return
             self.counts["offered_again_total"] += len(batch)
-            self._alarms.extendleft(reversed(alarms))
-            self._others.extendleft(reversed(others))
+            self._put_back(self._alarms, alarms, ALARMS_WAITING)
+            self._put_back(self._others, others, WAITING)
             self._schedule(self._again_s)
 
         self._ingest.offer([frame for frame, _ in batch]).add_done_callback(done)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bleak.backends.scanner import AdvertisementData
 
     from protocols.transports.ble.radio import Radio
+    from protocols.transports.ble.session import Session
 
 LONGEST_RETRY_S: Final = 30.0
 LOOK_S: Final = 1.0
@@ -64,6 +65,7 @@ class BleHub:
         self._delivery = Delivery(ingest)
         self._adverts = Adverts(options, self._delivery, self._memory, clock)
         self._turns: Turns | None = None
+        self._sessions: set[Session] = set()
         self._ok = False
         self._text = "not started"
         self._last_s = 0.0
@@ -98,16 +100,17 @@ class BleHub:
 
         pause_s = self._options.retry_s
         while True:
-            started_s = self._clock.monotonic_s()
             try:
                 reason = await self._scan(radio)
                 if not reason:  # silence: a new scan often helps a controller that has gone deaf
                     continue
+                for session in self._sessions:
+                    session.lost()
             except WEATHER as error:
                 reason = in_words(error)
-            self._say(ok=False, text=reason)
-            if self._clock.monotonic_s() - started_s > LONGEST_RETRY_S:
+            if self._ok:  # it worked until now: it may come back at once
                 pause_s = self._options.retry_s
+            self._say(ok=False, text=reason)
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_RETRY_S, pause_s * 2)
 
@@ -181,6 +184,7 @@ class BleHub:
             others_wait=lambda: turns.waiting > 0,
         )
         self._counts["connections_total"] += 1
+        self._sessions.add(session)
         try:
             await session.run()
         except PairingRefusedError as error:
@@ -193,6 +197,7 @@ class BleHub:
             self._counts["connection_failures_total"] += 1
             return in_words(error), 0.0
         finally:
+            self._sessions.discard(session)
             self._counts["values_total"] += session.values
         return "", 0.0
 

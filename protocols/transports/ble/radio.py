@@ -9,7 +9,13 @@ from bleak import BleakClient, BleakScanner
 from bleak.args.bluez import BlueZClientArgs, BlueZScannerArgs
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
-from bleak.exc import BleakDBusError, BleakError, BleakGATTProtocolError, BleakGATTProtocolErrorCode
+from bleak.exc import (
+    BleakBluetoothNotAvailableError,
+    BleakDBusError,
+    BleakError,
+    BleakGATTProtocolError,
+    BleakGATTProtocolErrorCode,
+)
 from dbus_fast.errors import DBusError
 
 WEATHER: Final = (BleakError, DBusError, OSError, EOFError, TimeoutError, AssertionError)
@@ -52,7 +58,10 @@ class Radio:
 
         manager = await get_global_bluez_manager()
         if not self._adapter:
-            manager.get_default_adapter()  # raises what says it best
+            try:
+                manager.get_default_adapter()
+            except BleakBluetoothNotAvailableError as error:
+                return in_words(error)
             return ""
         known = manager._properties.get(f"/org/bluez/{self._adapter}", {})  # noqa: SLF001 - nothing public tells
         adapter = known.get("org.bluez.Adapter1")

@@ -109,6 +109,10 @@ class Session:
                 async with asyncio.timeout(DISCONNECT_S):
                     await self._client.disconnect()
 
+    def lost(self) -> None:
+        """The radio has gone, and may not have said so: end as soon as possible."""
+        self._gone.set()
+
     # ---- steps -------------------------------------------------------------------------------------------------------
 
     async def _subscribe(self, found: dict[int, list[BleakGATTCharacteristic]]) -> None:
