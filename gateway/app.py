@@ -127,9 +127,12 @@ class Gateway:
 
         def prepare(connection: apsw.Connection) -> str | None:
             names = ["rules", "marks", *(["history"] if parts.history is not None else [])]
+            names += parts.feeding.reader_names()
             marks = ", ".join("?" * len(names))
             connection.execute(f"DELETE FROM reader WHERE name NOT IN ({marks})", names)  # noqa: S608 - placeholders
-            connection.executemany("INSERT OR IGNORE INTO reader VALUES (?, 0, 0)", [(name,) for name in names])
+            new = [(name,) for name in names if not name.startswith("webhook:")]
+            connection.executemany("INSERT OR IGNORE INTO reader VALUES (?, 0, 0)", new)
+            parts.feeding.prepare(connection, now_us)
             if has_admin_key(connection, now_us):
                 return None
             system = Actor("system", "first-start")
@@ -139,6 +142,7 @@ class Gateway:
         parts.terminals.use_secret(await parts.writer.write(lambda c: site_secret(c, "terminals")))
         await parts.writer.read(parts.registry.load)
         await parts.writer.read(parts.housekeeping.recover)
+        await parts.writer.read(parts.states.recover)
         judged = await parts.writer.read(parts.judge.recover)
         if parts.judge.seq:  # a gateway that was never there before has not been away either
             parts.engine.resume(now_us)
@@ -204,6 +208,7 @@ class Gateway:
                     group.create_task(keep_running("postgresql", parts.postgres.run))
                 if parts.history is not None:
                     group.create_task(keep_running("history", parts.history.run))
+                group.create_task(parts.feeding.run())
         finally:
             if parts.postgres is not None:
                 await parts.postgres.stop()

@@ -43,11 +43,13 @@ from gateway.console.frame import Frame as PageFrame
 from gateway.console.frame import Look, read_outline
 from gateway.downlink import ProfileCommands
 from gateway.errors import ConfigError, StorageBrokenError
+from gateway.feeding import Feeding
 from gateway.health import Health, HostLoad, LoopLag
 from gateway.housekeeping import Housekeeping
 from gateway.ingest import JournalIngest
 from gateway.judge import Judge
 from gateway.live import LiveReadings
+from gateway.live_states import LiveStates
 from gateway.metrics import Histogram, Metrics
 from gateway.mobile import MobileLinks, push_receivers
 from gateway.nearby import ble_hub
@@ -130,22 +132,32 @@ class Parts:
         self.engine = RulesEngine(rules, self.registry, settings.timezone)
         self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
         self.live = LiveReadings(clock)
+        self.states = LiveStates(clock, self._heartbeat_of)
         self._build_alerts()
         self.judge = Judge(engine=SignsOfLife(self.engine), alerts=self.alerts, store=self.writer, clock=clock)
         self.unknown = UnknownDevices()
         self._build_history()
+        self.feed = JournalFeed(self.writer, settings.site)
+        self.feeding = Feeding(
+            settings,
+            feed=self.feed,
+            store=self.writer,
+            clock=clock,
+            live=self.states,
+            technician=DestinationWatch(self.escalation.policy),
+        )
         self.housekeeping = Housekeeping(
             writer=self.writer,
             marks=self.marks,
             clock=clock,
             settings=settings.journal,
-            outside_readers={} if self.history is None else {"history": self.history},
+            outside_readers=self.feeding.outside_readers() | ({} if self.history is None else {"history": self.history}),
             settled=self.ingest.settled,
             calls=Retention(**dict(settings.calls)),
         )
-        self.feed = JournalFeed(self.writer, settings.site)
         for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):
             self.ingest.listen(listener)
+        self.ingest.listen(self.states.observe)
         self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
         self._build_transports(tls)
 
@@ -154,6 +166,12 @@ class Parts:
     def _codec_of(self, profile: str) -> str | None:
         known = self.profiles.get(profile)
         return None if known is None else known.codec
+
+    def _heartbeat_of(self, device_id: str) -> float | None:
+        """How often this device speaks when all is well, None when nobody knows."""
+        binding = self.registry.device(device_id)
+        profile = None if binding is None else self.profiles.get(binding.profile)
+        return None if profile is None else profile.heartbeat_s
 
     def _care_of(self, profile: str) -> DeviceCare | None:
         known = self.profiles.get(profile)
@@ -303,7 +321,7 @@ class Parts:
         self.lag, self.load = LoopLag(clock), HostLoad(clock)
         self.health = Health(store=self.writer, clock=clock)
         self.ingest.listen(lambda committed: self.health.committed(committed))  # noqa: PLW0108 - names differ
-        for part in (self.lag, self.load, self.postgres, self.history):
+        for part in (self.lag, self.load, self.postgres, self.history, *self.feeding.parts):
             if part is not None:
                 self.health.add(part)
         self.health.add(self.terminals)
@@ -337,6 +355,7 @@ class Parts:
             callbacks=self.ways,
             push=self.push,
             orders=self.order_desk,
+            live=self.states,
             conferences=self._conferences(),
             tokens=self._tokens(),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},

@@ -16,6 +16,7 @@ from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
 from gateway.config_house import Dc09Section, ScaipSection
+from gateway.config_feeds import FeedSection, RedisSection
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError
@@ -123,7 +124,8 @@ class Settings(BaseSettings):
     broker: list[BrokerSection] = []
     serial: list[dict[str, Any]] = []
     ble: BleSection = BleSection()
-    redis: dict[str, Any] = {}
+    redis: RedisSection = RedisSection()
+    feed: FeedSection = FeedSection()
 
     def not_in_this_version(self) -> list[str]:
         """Sections of the contract that ask for something which this version of carebell cannot do yet."""
@@ -142,7 +144,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("serial", "redis")
+LATER_SECTIONS = ("serial",)
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 
@@ -195,6 +197,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
             "console",
         )
     }
+    resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("redis", "feed")}
     resolved["broker"] = [_resolve_files(section, base) for section in settings.broker]
     return settings.model_copy(update=resolved)
 

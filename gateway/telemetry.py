@@ -64,6 +64,16 @@ def export(parts: Parts) -> None:
     metrics.gauge("carebell_trackers", "State of the listeners for terminals.",
                   _without(terminals.counters, "_total"), "what")  # fmt: skip
     metrics.counter("carebell_receivers_total", "What the receivers of alarms did.", parts.receivers.counters, "what")
+    metrics.gauge("carebell_devices", "Devices that spoke lately, by whether they are online.",
+                  parts.states.counts, "state")  # fmt: skip
+    bus = parts.feeding.bus
+    if bus is not None:
+        metrics.counter("carebell_redis_total", "What the event bus did.", parts.feeding.redis_counters, "what")
+        metrics.gauge("carebell_redis_group_entries", "How far the slowest consumer group is behind.",
+                      lambda: {"": bus.behind})  # fmt: skip
+    if parts.feeding.webhooks:
+        metrics.counter("carebell_webhook_events_total", "Events told to endpoints, and attempts in vain.",
+                        parts.feeding.webhook_counters, "what")  # fmt: skip
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

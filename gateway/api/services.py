@@ -100,6 +100,16 @@ class OrderCases(Protocol):
     ) -> dict[str, Any]: ...
 
 
+class LiveStates(Protocol):
+    """The live state of devices and persons (gateway.live_states.LiveStates). Views are JSON-ready dicts."""
+
+    def device(self, device_id: str) -> dict[str, Any]: ...
+
+    def person(self, person_id: str) -> dict[str, Any]: ...
+
+    def brief(self, device_id: str) -> dict[str, Any]: ...
+
+
 class Conferences(Protocol):
     """Conferences of alerts (alerts.conference_desk.Conferences). Raise also DeliveryError, of the provider."""
 
@@ -145,6 +155,7 @@ class Services:
     push: Any = None
     """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
+    live: LiveStates | None = None
     conferences: Conferences | None = None
     console: Callable[..., Awaitable[None]] | None = None
     """The ASGI application of the paths under /console; None: there are no pages."""

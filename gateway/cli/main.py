@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "orders": ("gateway.cli.orders", "Orders: list, show, request, redispatch, supervise, complaint, followup."),
     "care": ("gateway.cli.care", "Caring messages and \"I'm OK\" checks: add, list, remove, log, optout, optin."),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),
+    "feeds": ("gateway.cli.feeds", "Webhook endpoints of the event feed: list, resume."),
     "suppressions": ("gateway.cli.suppressions", "Test mode and maintenance: list, test, maintenance, end."),
     "audit": ("gateway.cli.audit", "The audit chain: verify, list."),
     "tail": ("gateway.cli.tail", "Follow normalized events."),

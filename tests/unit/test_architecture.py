@@ -15,7 +15,7 @@ KERNEL = frozenset(
     f"gateway.{name}"
     for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
 )
-ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
+ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry", "gateway.feeding",
         "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile",
         "gateway.brokers", "gateway.nearby")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
@@ -46,6 +46,9 @@ ALLOWED = {
     ("gateway.config_notify", "gateway.config_types"),
     ("gateway.api", "gateway.storage"),
     ("gateway.api", "gateway.commands"),
+    ("gateway.config", "gateway.config_feeds"),
+    ("gateway.config_feeds", "gateway.config_types"),
+    ("gateway.live_states", "gateway.storage"),
     ("gateway.commands", "gateway.storage"),
     ("gateway.config", "gateway.config_console"),
     ("gateway.config_console", "gateway.config_types"),
