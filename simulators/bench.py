@@ -26,7 +26,8 @@ from gateway.registry.devices import add_device
 from gateway.registry.persons import add_person
 from gateway.storage import journal
 from gateway.storage.database import FILE_NAME, open_database
-from simulators.load import Latencies, Load
+from simulators.latency import Latencies
+from simulators.load import Load
 
 ACTOR: Final = Actor("system", "bench")
 DRAIN_LIMIT_S: Final = 120.0
@@ -188,8 +189,8 @@ def order_latency(load: Load, sink: OrderSink) -> dict[str, float]:
     latencies = Latencies()
     for device_id, due_s in load.press_due_s.items():
         if device_id in sink.arrived_s:
-            latencies.values.append(sink.arrived_s[device_id] - due_s)
-    return latencies.summary() | {"missing": len(load.press_due_s) - len(latencies.values)}
+            latencies.add(sink.arrived_s[device_id] - due_s)
+    return latencies.summary() | {"missing": len(load.press_due_s) - latencies.count}
 
 
 # ---- the figures -----------------------------------------------------------------------------------------------------
@@ -197,12 +198,12 @@ def order_latency(load: Load, sink: OrderSink) -> dict[str, float]:
 
 async def sustained(bench: Bench, seconds: float) -> dict[str, Any]:
     """MQTT QoS 1, closed loop: durable, judged, and in history."""
-    program = _compiled_generator(bench.data_dir.parent)
+    program = compiled_generator(bench.data_dir.parent)
     cpu_s = bench.cpu_seconds()
     if program is not None:
         tokens = bench.data_dir.parent / "tokens.csv"
         tokens.write_text("".join(f"{name},{token}\n" for name, token in bench.credentials), encoding="utf-8")
-        found = await _run_generator(program, bench.mqtt_port, tokens, seconds)
+        found = await run_generator(program, bench.mqtt_port, tokens, seconds)
     else:
         load = bench.load(CONNECTIONS)
         await load.connect()
@@ -226,7 +227,7 @@ async def sustained(bench: Bench, seconds: float) -> dict[str, Any]:
     }
 
 
-def _compiled_generator(folder: Path) -> Path | None:
+def compiled_generator(folder: Path) -> Path | None:
     """benchmarks/load.c as a program, None where that cannot be made."""
     source = Path(__file__).resolve().parents[1] / "benchmarks" / "load.c"
     compiler = shutil.which("cc")
@@ -237,7 +238,7 @@ def _compiled_generator(folder: Path) -> Path | None:
     return program
 
 
-async def _run_generator(program: Path, port: int, tokens: Path, seconds: float) -> dict[str, Any]:
+async def run_generator(program: Path, port: int, tokens: Path, seconds: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         program, str(port), tokens, str(CONNECTIONS), str(WINDOW), str(seconds), stdout=asyncio.subprocess.PIPE
     )
@@ -322,7 +323,8 @@ class Figure(NamedTuple):
 
 def figures(scale: float) -> dict[str, Figure]:
     """Every figure by name. ``scale`` 1 is the full length."""
-    from simulators import bench_reach as reach  # noqa: PLC0415 - it builds on this module
+    from simulators import bench_broker as broker  # noqa: PLC0415 - it builds on this module
+    from simulators import bench_reach as reach  # noqa: PLC0415
 
     minute_s = 60 * scale
     idlers, pressers = max(100, int(10_000 * scale)), max(50, int(5_000 * scale))
@@ -333,6 +335,7 @@ def figures(scale: float) -> dict[str, Figure]:
         "idle_10000": Figure(idlers, lambda bench: idle(bench, idlers)),
         "storm_5000": Figure(pressers, lambda bench: storm(bench, pressers, minute_s)),
         "call_among_5000": Figure(1000, lambda bench: reach.first_call(bench, minute_s, 5_000, 10), reach.CallingBench),
+        "broker": Figure(100, lambda bench: broker.through_broker(bench, 20 * scale), broker.BrokerBench),
         "alerts_5000": Figure(pressers, lambda bench: reach.many_open(bench, pressers), reach.LadderBench),
     }
 

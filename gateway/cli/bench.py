@@ -24,8 +24,8 @@ def bench(
 ) -> None:
     """Start a daemon in a temporary folder, load it, print what was measured. Example: carebell bench sustained
 
-    Figures: sustained, open_20000, sos_among_5000, idle_10000, storm_5000, call_among_5000 and alerts_5000 (these two
-    need the Twilio SDK). All of them take about nine minutes.
+    Figures: sustained, open_20000, sos_among_5000, idle_10000, storm_5000, broker (needs Mosquitto), call_among_5000
+    and alerts_5000 (these two need the Twilio SDK). All of them take about nine minutes.
     """
     import uvloop  # noqa: PLC0415 - keeps `--help` quick
 
