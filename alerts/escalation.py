@@ -56,7 +56,7 @@ def build(
     clock: Clock,
     rng: random.Random,
     order: Mapping[Medium, Sequence[str]] | None = None,
-    link: Callable[[str], str] | None = None,
+    link: Callable[[str, str], str] | None = None,
     composer: Composer = compose,
     failover_s: float = FAILOVER_S,
 ) -> Escalation:

@@ -82,11 +82,11 @@ class NotifyChannel:
         source: NoticeSource,
         clock: Clock,
         rng: random.Random,
-        link: Callable[[str], str] | None = None,
+        link: Callable[[str, str], str] | None = None,
         composer: Composer = compose,
         failover_s: float = FAILOVER_S,
     ) -> None:
-        """``providers`` in the order in which they are tried. ``link`` makes the address of an alert's page."""
+        """``providers`` in the order in which they are tried. ``link`` makes an alert's page for a contact."""
         self._medium = medium
         self._providers = [provider for provider in providers if medium in provider.media]
         self._store = store
@@ -236,7 +236,7 @@ class NotifyChannel:
             raise DeliveryRefusedError("the contact is gone, or cannot be reached this way any more")
         begun = attempts.begun_with(connection, dispatch.idempotency_key)
         person = self._source.person(connection, alert.person_id) if alert.person_id else None
-        link = self._link(alert.id)
+        link = self._link(alert.id, str(payload["contact_id"]))
         device = self._source.device(connection, alert.device_id) if alert.device_id else None
         words = self._composer(
             alert, person, language=language, recipient=recipient, link=link, timezone=snapshot.timezone,
@@ -280,8 +280,8 @@ class NotifyChannel:
         return "", "zh", ""
 
 
-def _no_link(alert_id: str) -> str:
-    del alert_id
+def _no_link(alert_id: str, contact_id: str) -> str:
+    del alert_id, contact_id
     return ""
 
 

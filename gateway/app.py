@@ -20,6 +20,7 @@ from gateway.access.users import add_user, has_users
 from gateway.assembly import Parts
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings
+from gateway.console.family_link import PURPOSE as FAMILY_LINK
 from gateway.errors import CarebellError, ConfigError, StorageBrokenError, StorageError, TransportError
 from gateway.model import Actor
 from gateway.notify_systemd import Notifier, watch
@@ -139,6 +140,7 @@ class Gateway:
             return issue_api_key(connection, {"role": "admin", "label": "first start"}, at_us=now_us, actor=system)[1]
 
         first_key = await parts.writer.write(prepare)
+        parts.family.key = await parts.writer.write(lambda c: site_secret(c, FAMILY_LINK))
         parts.terminals.use_secret(await parts.writer.write(lambda c: site_secret(c, "terminals")))
         await parts.writer.read(parts.registry.load)
         await parts.writer.read(parts.housekeeping.recover)

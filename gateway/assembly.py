@@ -24,6 +24,7 @@ from alerts.policy_files import load_policies
 from alerts.service import AlertService
 from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
+from gateway import outdoors
 from gateway.access.door import Door
 from gateway.access.sessions import Limits as SessionLimits
 from gateway.access.tokens import TokenVerifier
@@ -36,9 +37,10 @@ from gateway.care import DeviceCare
 from gateway.clock import Clock
 from gateway.commands.desk import CommandDesk
 from gateway.commands.sender import Sender
-from gateway.config import Settings
+from gateway.config import Settings, read_secret
 from gateway.console.app import build_console
 from gateway.console.board import Board
+from gateway.console.family_link import FamilyLinks
 from gateway.console.frame import Frame as PageFrame
 from gateway.console.frame import Look, read_outline
 from gateway.downlink import ProfileCommands
@@ -55,6 +57,7 @@ from gateway.mobile import MobileLinks, push_receivers
 from gateway.nearby import ble_hub
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
 from gateway.receivers import ReceiverCodecs, Receivers
+from gateway.provisioning.recent import RecentFrames
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
@@ -132,6 +135,8 @@ class Parts:
         self.engine = RulesEngine(rules, self.registry, settings.timezone)
         self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
         self.live = LiveReadings(clock)
+        self.recent = RecentFrames()
+        self.family = FamilyLinks(settings.console.public_url if settings.console.enabled else "", clock)
         self.states = LiveStates(clock, self._heartbeat_of)
         self._build_alerts()
         self.judge = Judge(engine=SignsOfLife(self.engine), alerts=self.alerts, store=self.writer, clock=clock)
@@ -158,6 +163,7 @@ class Parts:
         for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):
             self.ingest.listen(listener)
         self.ingest.listen(self.states.observe)
+        self.ingest.listen(self.recent.observe)
         self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
         self._build_transports(tls)
 
@@ -200,7 +206,7 @@ class Parts:
             clock=self.clock,
             rng=rng,
             order=self.ways.order,
-            link=self.ways.link,
+            link=outdoors.links_for(self.family, self.ways.link),
             composer=Wording(settings.templates_dir),
         )
         policy = self.escalation.policy
@@ -358,6 +364,10 @@ class Parts:
             live=self.states,
             conferences=self._conferences(),
             tokens=self._tokens(),
+            credentials=self.registry,
+            emqx_secret=(
+                read_secret(settings.emqx.secret_file, "emqx.secret_file") if settings.emqx.secret_file else ""
+            ),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
         self._build_console()
@@ -405,7 +415,20 @@ class Parts:
         )
         door = Door(self.writer, self.clock, limits, second_factor=access.second_factor)
         frame = PageFrame(services=self.services, door=door, board=self.board, look=look)
-        self.services = dataclasses.replace(self.services, console=build_console(frame))
+        self.services = dataclasses.replace(
+            self.services,
+            console=build_console(frame),
+            outdoors=outdoors.pages(
+                self.services,
+                settings,
+                self.family,
+                self.recent,
+                self.escalation.policy,
+                store=self.writer,
+                clock=self.clock,
+                wake=self.outbox.wake,
+            ),
+        )
 
     def _build_commands(self, limits: MqttLimits) -> None:
         """The road down. A transport of terminals joins it with ``commands.attach(name, downlink)``."""

@@ -15,6 +15,7 @@ from gateway.config_ble import BleSection
 from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
+from gateway.config_emqx import EmqxSection
 from gateway.config_house import Dc09Section, ScaipSection
 from gateway.config_feeds import FeedSection, RedisSection
 from gateway.config_notify import NotifySection
@@ -119,6 +120,7 @@ class Settings(BaseSettings):
     trackers: TrackersSection = TrackersSection()
     access: AccessSection = AccessSection()
     console: ConsoleSection = ConsoleSection()
+    emqx: EmqxSection = EmqxSection()
     dc09: Dc09Section = Dc09Section()
     scaip: ScaipSection = ScaipSection()
     broker: list[BrokerSection] = []
@@ -198,6 +200,7 @@ def load_settings(path: Path | None, data_dir: Path | None = None) -> Settings:
         )
     }
     resolved |= {name: _resolve_files(getattr(settings, name), base) for name in ("redis", "feed")}
+    resolved["emqx"] = _resolve_files(settings.emqx, base)
     resolved["broker"] = [_resolve_files(section, base) for section in settings.broker]
     return settings.model_copy(update=resolved)
 

@@ -24,7 +24,7 @@ class AccessSection(Section):
 
 
 class ConsoleSection(Section):
-    """The call center's pages under /console."""
+    """The call center's pages under /console, the installer's and the family's; ``hotline`` is the center's number."""
 
     enabled: bool = True
     public_url: HttpUrl = ""
@@ -32,3 +32,4 @@ class ConsoleSection(Section):
     tile_datum: Literal["wgs84", "gcj02"] = "gcj02"
     tile_attribution: str = Field("", max_length=200)
     outline_file: str = ""
+    hotline: str = Field("", pattern=r"^\+?[0-9]{0,15}$")

@@ -19,6 +19,7 @@ from gateway.api.routes import (
     conference,
     contacts,
     devices,
+    emqx,
     events,
     keys,
     observations,
@@ -41,13 +42,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 INGEST_PREFIX: Final = "/ingest/v1/"
 PUSH_PREFIX: Final = "/push/"
 CONSOLE_PREFIX: Final = "/console"
+OUTDOORS_PREFIXES: Final = ("/installer", "/f/")
 MAX_BODY_BYTES: Final = 1_048_576
 BODY_TIMEOUT_S: Final = 15.0
 
 # Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
     observations, persons, contacts, places, commands, devices, keys, profiles, conference, alerts, orders, events,
-    outbox, calls, audit,
+    outbox, calls, audit, emqx,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -77,6 +79,7 @@ def build_app(services: Services) -> App:
     openapi.complete(api)
     guarded = _Guard(api)
     pages = None if services.console is None else _Guard(services.console)
+    outdoors = None if services.outdoors is None else _Guard(services.outdoors)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(INGEST_PREFIX):
@@ -85,6 +88,8 @@ def build_app(services: Services) -> App:
             await services.push(scope, receive, send)
         elif pages is not None and scope["path"].startswith(CONSOLE_PREFIX):
             await pages(scope, receive, send)
+        elif outdoors is not None and scope["path"].startswith(OUTDOORS_PREFIXES):
+            await outdoors(scope, receive, send)
         else:
             await guarded(scope, receive, send)
 

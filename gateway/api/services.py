@@ -12,7 +12,7 @@ from gateway.clock import Clock
 from gateway.health import Health
 from gateway.metrics import Metrics
 from gateway.model import Actor
-from gateway.ports import AlertDesk, EventFeed, HistoryQueries, Store
+from gateway.ports import AlertDesk, Credentials, EventFeed, HistoryQueries, Store
 from gateway.registry.keys import ApiKey
 
 
@@ -157,6 +157,11 @@ class Services:
     orders: OrderCases | None = None
     live: LiveStates | None = None
     conferences: Conferences | None = None
+    outdoors: Callable[..., Awaitable[None]] | None = None
+    """The ASGI application of the installer's and the family's pages, /installer and /f/; None: there are none."""
+    credentials: Credentials | None = None
+    emqx_secret: str = ""
+    """What an EMQX sends along when it asks who may connect; "" answers nobody."""
     console: Callable[..., Awaitable[None]] | None = None
     """The ASGI application of the paths under /console; None: there are no pages."""
     tokens: Tokens | None = None

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "contacts": ("gateway.cli.registry", "Whom a person's alerts reach: add, list, show, update, import, export."),
     "places": ("gateway.cli.registry", "Homes and fences of persons: add, list, show, update, import, export."),
     "commands": ("gateway.cli.commands", "Commands to devices: list, show, cancel."),
+    "installers": ("gateway.cli.installers", "Sign-in links of installers: link, list, revoke."),
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "users": ("gateway.cli.users", "Who signs in to the pages: add, list, disable, enable, reset."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.cli import provisioning
 from gateway.cli.commands import command
 from gateway.cli.registry_contacts import contacts
 from gateway.cli.registry_devices import devices
@@ -9,5 +10,11 @@ from gateway.cli.registry_persons import persons
 from gateway.cli.registry_places import places
 
 devices.command("command")(command)
+devices.command("claim-code")(provisioning.claim_code)
+devices.command("label")(provisioning.label)
+devices.command("stock")(provisioning.stock)
+devices.command("due")(provisioning.due)
+devices.command("visits")(provisioning.list_visits)
+devices.command("broker-credentials")(provisioning.broker_credentials)
 
 __all__ = ["contacts", "devices", "persons", "places"]

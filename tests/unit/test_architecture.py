@@ -17,7 +17,7 @@ KERNEL = frozenset(
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry", "gateway.feeding",
         "gateway.terminals", "gateway.receivers", "gateway.house", "gateway.mobile",
-        "gateway.brokers", "gateway.nearby")  # fmt: skip
+        "gateway.brokers", "gateway.outdoors", "gateway.nearby")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 
@@ -55,6 +55,11 @@ ALLOWED = {
     ("gateway.access", "gateway.security"),
     ("gateway.api", "gateway.access"),
     ("gateway.console", "gateway.access"),
+    ("gateway.console", "gateway.provisioning"),
+    ("gateway.provisioning", "gateway.registry"),
+    ("gateway.provisioning", "gateway.security"),
+    ("gateway.config", "gateway.config_emqx"),
+    ("gateway.config_emqx", "gateway.config_types"),
     ("gateway.console", "gateway.api"),
     ("gateway.console", "gateway.registry"),
     ("gateway.console", "gateway.security"),
