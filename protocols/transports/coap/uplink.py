@@ -36,6 +36,9 @@ _ALARM_WORDS: Final = tuple(f'"{signal}"'.encode() for signal in sorted(EMERGENC
 )
 """How an emergency is named in JSON, and in CBOR (texts of up to 23 bytes)."""
 
+OTHER_ROADS: Final = frozenset({"lwm2m", "onenet", "ctwing"})
+"""Codecs of frames that another part writes; what such a device posts itself is the native protocol."""
+
 log = structlog.get_logger("coap")
 
 
@@ -164,6 +167,8 @@ class Uplink:
     def frame(self, post: wire.Post, codec: str, source: str, *, verified: bool) -> Frame:
         if post.content_format in wire.SENML_FORMATS:
             codec = "senml"
+        elif codec in OTHER_ROADS:
+            codec = "native"
         return Frame(
             TRANSPORT, codec or "native", source, post.payload, self._clock.now_us(),
             post.device[:MAX_DEVICE_KEY], verified,
