@@ -15,7 +15,8 @@ from gateway.registry.contacts import add_contact
 from gateway.storage.database import FILE_NAME, open_database
 from simulators.bench import ACTOR, DRAIN_LIMIT_S, Bench, OrderSink
 from simulators.carrier import ACCOUNT_SID, AUTH_TOKEN, NUMBER
-from simulators.load import Latencies, Load
+from simulators.latency import Latencies
+from simulators.load import Load
 
 PRESSING_S: Final = 30.0
 TARGET_S: Final = 30.0
@@ -108,8 +109,8 @@ class CallingBench(Bench):
         for device_id, due_s in load.press_due_s.items():
             arrived_s = self.calls.arrived_s.get(contact_number(int(device_id.removeprefix("D-"))))
             if arrived_s is not None:
-                latencies.values.append(arrived_s - due_s - after_s)
-        return latencies.summary() | {"missing": len(load.press_due_s) - len(latencies.values)}
+                latencies.add(arrived_s - due_s - after_s)
+        return latencies.summary() | {"missing": len(load.press_due_s) - latencies.count}
 
 
 class LadderBench(CallingBench):
@@ -146,7 +147,7 @@ async def many_open(bench: LadderBench, presses: int) -> dict[str, Any]:
     await load.close()
     return {
         "presses": len(load.press_due_s), "open_at_once": open_alerts, "sos_ack": result.presses,
-        "timers_fired": len(timers.values), "timer_late": timers.summary(), "call_late": calls,
+        "timers_fired": timers.count, "timer_late": timers.summary(), "call_late": calls,
     }  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def _lateness(path: Path) -> tuple[Latencies, int]:
                 else None
             )
         if due_s is not None:
-            latencies.values.append(after_us / US_PER_S - due_s)
+            latencies.add(after_us / US_PER_S - due_s)
     found = connection.execute("SELECT count(*) FROM alert WHERE handling = 'raised'").fetchone()
     connection.close()
     assert found is not None

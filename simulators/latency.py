@@ -36,6 +36,14 @@ class Latencies:
                 return min(self.highest_s, _FIRST_S * math.exp(bucket * _STEP))
         return self.highest_s
 
+    def summary(self) -> dict[str, float]:
+        """How many, and percentiles in milliseconds (0 of none), for the table of a measurement."""
+        names = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
+        return {
+            "count": self.count,
+            **{name: round((self.quantile_s(share) or 0.0) * 1000, 2) for name, share in names.items()},
+        }
+
     def shown_ms(self) -> dict[str, float | None]:
         """The usual percentiles in milliseconds, for a result that programs read."""
         shown: dict[str, float | None] = {}

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from array import array
 from collections.abc import Sequence
 from typing import Final, cast
 
 from msgspec import Struct
+
+from simulators.latency import Latencies
 
 TICK_S: Final = 0.001
 CONNECT_AT_ONCE: Final = 200
@@ -24,29 +25,6 @@ _TAILS: Final = tuple(
     for n in range(64)
 )
 _PRESS: Final = b'"signals":["sos"]}'
-
-
-class Latencies:
-    """Seconds from the moment that a message was due to its acknowledgement."""
-
-    def __init__(self) -> None:
-        self.values = array("f")
-
-    def percentile_ms(self, share: float) -> float:
-        """Nearest rank; 0 when nothing was measured."""
-        ordered = sorted(self.values)
-        if not ordered:
-            return 0.0
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000, 2)
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "count": len(self.values),
-            "p50_ms": self.percentile_ms(0.50),
-            "p99_ms": self.percentile_ms(0.99),
-            "p999_ms": self.percentile_ms(0.999),
-            "max_ms": self.percentile_ms(1.0),
-        }
 
 
 class Result(Struct):
@@ -110,14 +88,14 @@ class _Device(asyncio.Protocol):
         self._buffer = data[end:]
         now_s = time.perf_counter()
         load, due, pressed = self._load, self._due, self._pressed
-        measured = load.telemetry.values.append
+        measured = load.telemetry.add
         count = 0
         for at in range(start, end, 4):
             packet_id = data[at + 2] << 8 | data[at + 3]
             latency_s = now_s - due[packet_id]
             if pressed and packet_id in pressed:
                 pressed.discard(packet_id)
-                load.presses.values.append(latency_s)
+                load.presses.add(latency_s)
             else:
                 measured(latency_s)
             count += 1

@@ -11,24 +11,22 @@ import enum
 import hashlib
 import random
 import re
-import socket
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx2
 import msgspec
-import uvicorn
 from msgspec import Struct, field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from simulators.platform_page import orders_page
+from simulators.server import LocalServer, abort
 
 CONTRACT: Final = Path(__file__).resolve().parents[1] / "docs" / "order-api.openapi.yaml"
 CATEGORIES: Final = frozenset({"emergency", "service", "consultation", "maintenance"})
@@ -104,21 +102,6 @@ class _Key(Struct):
     in_flight: bool = True
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which a handler can reach to break its connection."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.app_state = {**self.app_state, "connection": self}
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals belong to whoever runs the simulator."""
-        yield
-
-
 class SimulatedPlatform:
     """``async with SimulatedPlatform(...) as platform``: serves at ``platform.url`` until the block ends.
 
@@ -160,14 +143,11 @@ class SimulatedPlatform:
         self._host = host
         self._port = port
         self._stack = contextlib.AsyncExitStack()
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return self._server.url
 
     def fail(self, fault: Fault, times: int = 1) -> None:
         """Let the next orders fail in this way."""
@@ -184,6 +164,7 @@ class SimulatedPlatform:
     async def __aenter__(self) -> Self:
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._client = await self._stack.enter_async_context(httpx2.AsyncClient(timeout=10.0, trust_env=False))
+        self._server = LocalServer(self._app(), self._group, self._host, self._port)
         await self.start()
         return self
 
@@ -195,24 +176,11 @@ class SimulatedPlatform:
 
     async def start(self) -> None:
         """Listen (again), on the same port as before."""
-        listener = socket.create_server((self._host, self._port), family=_family(self._host), reuse_port=False)
-        self._port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self._app(), http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            timeout_graceful_shutdown=1, loop="none",
-        )  # fmt: skip
-        self._server = _Server(config)
-        self._serving = self._group.create_task(self._server.serve(sockets=[listener]))
-        while not self._server.started:
-            await asyncio.sleep(0.005)
+        await self._server.start()
 
     async def stop(self) -> None:
-        """Be down: refuse connections and end those that exist. Orders stay."""
-        if self._server is None or self._serving is None:
-            return
-        self._server.should_exit = True
-        await asyncio.wait([self._serving])
-        self._server = self._serving = None
+        """Be down, as a process that is killed: refuse connections and break those that exist. Orders stay."""
+        await self._server.stop()
 
     # ---- HTTP --------------------------------------------------------------------------------------------------------
 
@@ -335,7 +303,7 @@ class SimulatedPlatform:
         return not self._token or request.headers.get("Authorization", "") == f"Bearer {self._token}"
 
     def _reset(self, request: Request) -> Response:
-        request.state.connection.transport.abort()
+        abort(request)
         return Response(status_code=500)  # never leaves: its connection is gone
 
     async def _plan(self, request: Request) -> Response:
@@ -445,7 +413,3 @@ def _problem(status: int, detail: str, headers: dict[str, str] | None = None) ->
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
