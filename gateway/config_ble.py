@@ -14,7 +14,7 @@ class BleSection(Section):
     bind_keys_file: str = ""
     connections: int = Field(3, ge=1, le=20)
     quiet_s: float = Field(10.0, ge=0.5, le=600)
-    turn_s: float = Field(30.0, ge=1, le=3600)
+    turn_s: float = Field(10.0, ge=1, le=3600)
     rest_s: float = Field(10.0, ge=0, le=3600)
     silence_s: float = Field(120.0, ge=5, le=86_400)
     set_clock: bool = True

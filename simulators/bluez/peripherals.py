@@ -34,6 +34,8 @@ class Characteristic:
         self.uuid = uuid
         self.flags = tuple(flags)
         self.needs_pairing = needs_pairing
+        self.refuses = 0
+        """The ATT error with which everything is refused; 0: nothing is."""
         self.subscribed = False
         self.read = value
         self.write = on_write

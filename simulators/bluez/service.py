@@ -23,7 +23,6 @@ ADAPTER: Final = "org.bluez.Adapter1"
 DEVICE: Final = "org.bluez.Device1"
 SERVICE: Final = "org.bluez.GattService1"
 CHARACTERISTIC: Final = "org.bluez.GattCharacteristic1"
-NOT_ENCRYPTED: Final = ("org.bluez.Error.Failed", "Operation failed with ATT error: 0x05")
 
 Reply = Message | None
 Properties = dict[str, Variant]
@@ -282,16 +281,16 @@ class SimulatedBluez:
 
     def _characteristic(self, message: Message, path: str, member: str) -> Reply:
         peripheral, characteristic = self._characteristics[path]
-        if characteristic.needs_pairing and not peripheral.paired:
-            return Message.new_error(message, *NOT_ENCRYPTED)
+        error = 0x05 if characteristic.needs_pairing and not peripheral.paired else characteristic.refuses
+        if member == "WriteValue" and not error:
+            error = characteristic.write(bytes(message.body[0]))
+        if error:
+            text = f"Operation failed with ATT error: {error:#04x}"
+            return Message.new_error(message, "org.bluez.Error.Failed", text)
+        if member == "WriteValue":
+            return Message.new_method_return(message)
         if member == "ReadValue":
             return Message.new_method_return(message, "ay", [characteristic.read()])
-        if member == "WriteValue":
-            error = characteristic.write(bytes(message.body[0]))
-            if error:
-                text = f"Operation failed with ATT error: {error:#04x}"
-                return Message.new_error(message, "org.bluez.Error.Failed", text)
-            return Message.new_method_return(message)
         if member in ("StartNotify", "StopNotify"):
             on = member == "StartNotify"
             self._change(path, CHARACTERISTIC, {"Notifying": Variant("b", on)})

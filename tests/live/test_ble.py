@@ -298,6 +298,37 @@ def test_a_device_that_refuses_to_pair(tmp_path: Path, monkeypatch: pytest.Monke
     asyncio.run(main())
 
 
+def test_a_device_that_refuses_a_part_is_heard_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world(tmp_path, ONE_CUFF | ONE_METER, monkeypatch) as place:
+            cuff, meter = peripherals.cuff(CUFF), peripherals.GlucoseMeter(METER)
+            for service in (0x180F, 0x1805):
+                cuff.services[service][0].refuses = 0x80
+            cuff.pending = [peripherals.pressure(128, 79, 95)]
+            meter.control.refuses = 0xFD
+            meter.services[0x180F] = [peripherals.Characteristic(0x2A19, ["read"], value=lambda: b"\x07")]
+            await served(place, cuff)
+            await served(place, meter)
+            assert place.taken.measured("systolic_mmhg") == [128]
+            assert place.taken.measured("battery_percent") == [7]
+            assert place.hub.counters()["connection_failures_total"] == 0
+
+    asyncio.run(main())
+
+
+def test_values_that_make_no_sense_are_kept_and_harm_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world(tmp_path, ONE_CUFF, monkeypatch) as place:
+            cuff = peripherals.cuff(CUFF)
+            cuff.pending = [b"", b"\xff", bytes(400), peripherals.pressure(128, 79, 95), bytes(range(256))[:200]]
+            await served(place, cuff)
+            kept = [frame.payload for frame in place.taken.frames]
+            assert peripherals.pressure(128, 79, 95) in [payload[3:] for payload in kept]
+            assert kept[:2] == [bytes.fromhex("2A3500"), bytes.fromhex("2A3501FF")]
+
+    asyncio.run(main())
+
+
 def test_devices_that_are_not_registered_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with world(tmp_path, ONE_CUFF, monkeypatch) as place:

@@ -23,7 +23,7 @@ class BleOptions(Struct, frozen=True, kw_only=True):
     connections: int = 3
     connect_s: float = 20.0
     quiet_s: float = 10.0
-    turn_s: float = 30.0
+    turn_s: float = 10.0
     rest_s: float = 10.0
     silence_s: float = 120.0
     retry_s: float = 1.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from bleak import BleakClient
@@ -40,6 +40,8 @@ LISTENED_TO: Final = (
     gatt.OXIMETER_CONTINUOUS, gatt.HEART_RATE, gatt.WEIGHT, gatt.BATTERY, gatt.RECORD_ACCESS,
 )  # fmt: skip
 """In the order in which they are subscribed to: what a meter sends on request before the request can be made."""
+
+_T = TypeVar("_T")
 
 log: Final = structlog.get_logger("ble")
 _codec: Final = GattCodec()
@@ -100,7 +102,7 @@ class Session:
             if self._options.set_clock:
                 await self._set_clock(found)
             for characteristic in found.get(gatt.RECORD_ACCESS, ()):
-                await self._fetch(characteristic)
+                await self._unless_refused(gatt.RECORD_ACCESS, self._fetch(characteristic))
             await self._read_battery(found)
             await self._listen(started_s)
         finally:
@@ -119,14 +121,15 @@ class Session:
         for uuid in LISTENED_TO:
             for characteristic in found.get(uuid, ()):
                 if {"notify", "indicate"} & set(characteristic.properties):
-                    await self._paired_if_asked(partial(self._client.start_notify, characteristic, self._notified))
+                    subscribe = partial(self._client.start_notify, characteristic, self._notified)
+                    await self._unless_refused(uuid, self._paired_if_asked(subscribe))
 
     async def _read_clock(self, found: dict[int, list[BleakGATTCharacteristic]]) -> None:
         for characteristic in found.get(gatt.CURRENT_TIME, ()):
             if "read" not in characteristic.properties:
                 continue
-            value = await self._read(characteristic)
-            for report in self._understood(gatt.CURRENT_TIME, value):
+            value = await self._unless_refused(gatt.CURRENT_TIME, self._read(characteristic))
+            for report in self._understood(gatt.CURRENT_TIME, value or b""):
                 skew_s = (report.fields or {}).get("clock_skew_s")
                 self._skew_s = skew_s if isinstance(skew_s, int) else 0
 
@@ -137,17 +140,15 @@ class Session:
             for characteristic in found.get(uuid, ()):
                 if "write" not in characteristic.properties:
                     continue
-                try:
-                    await self._write(characteristic, value)
-                except WEATHER as error:
-                    log.info("ble_clock_refused", device=self._binding.device_id, error=in_words(error))
+                await self._unless_refused(uuid, self._write(characteristic, value))
                 return
 
     async def _read_battery(self, found: dict[int, list[BleakGATTCharacteristic]]) -> None:
         for characteristic in found.get(gatt.BATTERY, ()):
             if "read" in characteristic.properties:
-                with contextlib.suppress(*WEATHER):
-                    self._deliver(packed(gatt.BATTERY, await self._read(characteristic)))
+                value = await self._unless_refused(gatt.BATTERY, self._read(characteristic))
+                if value is not None:
+                    self._deliver(packed(gatt.BATTERY, value[:MAX_VALUE]))
 
     async def _listen(self, started_s: float) -> None:
         """Until the device leaves, has said nothing for ``quiet_s``, or its turn is over and others wait."""
@@ -289,6 +290,17 @@ class Session:
 
     async def _write(self, characteristic: BleakGATTCharacteristic, value: bytes) -> None:
         await self._paired_if_asked(lambda: self._client.write_gatt_char(characteristic, value, response=True))
+
+    async def _unless_refused(self, uuid: int, act: Coroutine[Any, Any, _T]) -> _T | None:
+        """Do one of the steps; a device that refuses it, or says nothing, has the others left. A lost link ends all."""
+        try:
+            return await act
+        except WEATHER as error:
+            if self._gone.is_set():
+                raise
+            device = self._binding.device_id
+            log.info("ble_step_refused", device=device, characteristic=f"{uuid:04X}", error=in_words(error))
+            return None
 
     async def _paired_if_asked(self, act: Callable[[], Awaitable[Any]]) -> Any:
         """Do it; when the device refuses because it is not paired, pair and do it once more."""
