@@ -30,7 +30,7 @@ _WORDS_PER_S: Final = 2.0
 _PAUSE_S: Final = 0.6
 _AT_US: Final = 1_795_000_000_000_000
 _SITE_KINDS: Final = frozenset(
-    {"nobody_can_be_called", "contact_wrong_number", "order_refused", "order_api_unavailable"}
+    {"nobody_can_be_called", "contact_wrong_number", "order_refused", "order_api_unavailable", "broker_session_lost"}
 )
 _ALERT_ID: Final = "019aa5c0-0000-7000-8000-000000000001"
 

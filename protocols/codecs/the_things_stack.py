@@ -57,10 +57,10 @@ class TheThingsStackCodec:
 def _up(draft: Draft, uplink: Any) -> dict[str, Any]:
     if not isinstance(uplink, dict):
         raise ParseError("an uplink without uplink_message")
-    session, counter = text(uplink.get("session_key_id")), number(uplink.get("f_cnt")) or 0
+    session, counter = text(uplink.get("session_key_id")), text(uplink.get("f_cnt", 0))
     port = uplink.get("f_port", 0)
-    if session:  # proto3: a counter of 0 is left out
-        draft.dedup_key = f"tts:{session}:{counter:g}:{text(port)}"[:200]
+    if session and counter:  # proto3: a counter of 0 is left out
+        draft.dedup_key = f"tts:{session}:{counter}:{text(port)}"[:200]
     draft.at_us = stated_us(uplink.get("received_at")) or draft.at_us
     reception(draft, uplink.get("rx_metadata"))
     draft.measure("battery_percent", number(member(uplink, "last_battery_percentage", "value")))

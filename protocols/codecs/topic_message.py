@@ -82,7 +82,7 @@ def identity(value: Any) -> str:
     plain = text.replace(":", "").replace("-", "")
     if _IDENTITY.fullmatch(plain):
         return plain.removeprefix("0x")
-    return text[:MAX_KEY]
+    return text[:MAX_KEY].replace("\0", "")
 
 
 def member(value: Any, *path: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.codecs.terminal import Draft
-from protocols.codecs.tolerant_json import kind, load
+from protocols.codecs.tolerant_json import Faults, clean, kind, load
 from protocols.codecs.topic_message import Message, identity, member, number, read_object, split, stated_us, text
 
 NAME: Final = "zigbee2mqtt"
@@ -165,9 +165,12 @@ def _bridge(frame: Frame, message: Message, base: str, what: str) -> Sequence[Re
 
 def _devices(frame: Frame, message: Message) -> Sequence[Report]:
     """One report for each device: those that are not registered are found among the unknown ones, to be claimed."""
-    value, faults = load(message.payload)
-    if not isinstance(value, list):
-        raise ParseError(f"{kind(value)}, not a list of devices")
+    loaded, faults = load(message.payload)
+    if not isinstance(loaded, list):
+        raise ParseError(f"{kind(loaded)}, not a list of devices")
+    notes = Faults("", faults)
+    value: list[Any] = clean(loaded, 1, "", notes)
+    faults = notes.texts() or []
     names: dict[str, str] = {}
     reports: list[Report] = []
     for device in value:
