@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.console import queue, sign_in, stream
+from gateway.console import case, case_acts, case_data, queue, sign_in, stream
 from gateway.console.frame import ROOT, Frame, Handler, refusal, visiting
 
 GET: Final = ("GET",)
@@ -25,9 +25,21 @@ PAGES: Final[Sequence[tuple[str, Sequence[str], Handler, str | None]]] = (
     ("", GET, queue.home, "alerts.read"),
     ("/queue", GET, queue.part, "alerts.read"),
     ("/presented", POST, queue.presented, "alerts.read"),
+    ("/alerts/{alert_id}", GET, case.show, "alerts.read"),
+    ("/alerts/{alert_id}/panel", GET, case.panel, "alerts.read"),
+    ("/alerts/{alert_id}/readings", GET, case_data.readings, "observations.read"),
+    ("/alerts/{alert_id}/map.json", GET, case_data.places, "observations.read"),
+    ("/alerts/{alert_id}/call", POST, case_acts.call, "alerts.act"),
+    ("/alerts/{alert_id}/order", POST, case_acts.order, "alerts.act"),
+    ("/alerts/{alert_id}/reveal", POST, case_acts.reveal, "alerts.act"),
+    ("/alerts/{alert_id}/{action}", POST, case_acts.act, "alerts.act"),
+    ("/colleagues", GET, queue.colleagues, "alerts.act"),
+    ("/outline.json", GET, queue.outline, "alerts.read"),
     ("/sign-out", POST, sign_in.sign_out, None),
 )
-PASSIVE: Final = frozenset({"/queue", "/presented"})
+PASSIVE: Final = frozenset(
+    {"/queue", "/presented", "/alerts/{alert_id}/panel", "/alerts/{alert_id}/readings", "/alerts/{alert_id}/map.json"}
+)
 """Asked by the page's script: no sign of a person."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from gateway.access.door import Door, actor_of, is_csrf
 from gateway.access.sessions import Session
 from gateway.api.auth import MAY
 from gateway.api.services import Services
+from gateway.clock import to_us
 from gateway.console.board import Board
 from gateway.console.words import Translator
 from gateway.errors import ConfigError, ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
@@ -90,6 +92,25 @@ class Assets:
         return Response(content, 200, headers, TYPES[name.rpartition(".")[2]])
 
 
+def milliseconds(at: str) -> int:
+    """An RFC 3339 time as the page's script counts."""
+    return to_us(datetime.fromisoformat(at)) // 1000
+
+
+def environment() -> jinja2.Environment:
+    """Everything that a template prints is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("gateway.console"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters["ms"] = milliseconds
+    return made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """Everything behind the pages. ``csp`` is the Content-Security-Policy of each of them."""
@@ -99,16 +120,7 @@ class Frame:
     board: Board
     look: Look
     assets: Assets = field(default_factory=Assets)
-    templates: jinja2.Environment = field(
-        default_factory=lambda: jinja2.Environment(
-            loader=jinja2.PackageLoader("gateway.console"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-    )
+    templates: jinja2.Environment = field(default_factory=environment)
 
     @property
     def csp(self) -> str:

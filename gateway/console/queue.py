@@ -8,6 +8,7 @@ import apsw
 import msgspec
 from starlette.responses import Response
 
+from gateway.access import users
 from gateway.api.auth import visible_persons
 from gateway.clock import US_PER_S
 from gateway.console.board import Row
@@ -17,6 +18,7 @@ from gateway.security import mask_name
 
 CANARY_US: Final = 24 * 3600 * US_PER_S
 MAX_PRESENTED: Final = 200
+JSON: Final = {"content-type": "application/json"}
 
 
 async def home(visit: Visit) -> Response:
@@ -73,6 +75,20 @@ async def presented(visit: Visit) -> Response:
         except (ConflictError, NotFoundError, UsageError):
             continue  # it ended meanwhile
     return Response(status_code=204)
+
+
+async def colleagues(visit: Visit) -> Response:
+    """Who else is signed in on a connected screen: to whom an alert can be handed over."""
+    known = await visit.services.store.read(users.names)
+    online = sorted(visit.frame.board.screens.keys() - {visit.actor.id})
+    return Response(msgspec.json.encode([(each, known.get(each, each)) for each in online]), 200, JSON)
+
+
+async def outline(visit: Visit) -> Response:
+    """The site's own outline under its maps."""
+    if not visit.frame.look.outline:
+        raise NotFoundError("this site has no outline")
+    return Response(visit.frame.look.outline, 200, JSON)
 
 
 def _calm(connection: apsw.Connection) -> dict[str, Any]:

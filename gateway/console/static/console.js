@@ -286,7 +286,7 @@
       if (status && event.detail.requestConfig.verb !== "get") { status.className = "refused"; status.textContent = words.failed; }
     });
   }
-  document.addEventListener("htmx:afterSettle", () => { current(); paintTimes(); });
+  for (const name of ["htmx:afterSettle", "carebell:painted"]) document.addEventListener(name, () => { current(); paintTimes(); });
 
   document.addEventListener("DOMContentLoaded", () => {
     $("sound").addEventListener("click", soundCheck);

@@ -1,0 +1,169 @@
+"use strict";
+// The case: palettes of acts, the panel kept up to date, and the map.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  let map = null, layer = null, shownFor = null, timer = 0, fitted = false;
+
+  // ---- palettes -----------------------------------------------------------------------------------------------------
+  function open(name) {
+    const dialog = $(name), alert = $("alert");
+    if (!dialog || !alert) return;
+    const form = dialog.querySelector("form");
+    form.reset();
+    form.dataset.sure = "";
+    form.querySelector("[data-sure]").hidden = true;
+    const colleagues = form.querySelector("[data-colleagues]");
+    if (colleagues) offer(colleagues);
+    dialog.showModal();
+    const field = form.querySelector("textarea, input[type=radio], input");
+    if (field) field.focus();
+  }
+  async function offer(place) {
+    place.replaceChildren();
+    const answer = await fetch("/console/colleagues", { headers: { "HX-Request": "true" } });
+    if (!answer.ok) return;
+    const people = await answer.json();
+    people.forEach(([id, name], n) => {
+      const label = document.createElement("label"), input = document.createElement("input"), key = document.createElement("kbd");
+      input.type = "radio"; input.name = "owner"; input.value = id; input.required = true; input.dataset.digit = String(n + 1);
+      key.textContent = String(n + 1);
+      label.append(input, key, " " + name);
+      place.append(label);
+    });
+    if (!people.length) place.textContent = place.dataset.none;
+    else place.querySelector("input").focus();
+  }
+  document.addEventListener("click", (event) => {
+    const opener = event.target.closest("[data-palette]");
+    if (opener) open(opener.dataset.palette);
+    if (event.target.closest("[data-close]")) event.target.closest("dialog").close();
+  });
+  document.addEventListener("keydown", (event) => {
+    const dialog = document.querySelector("dialog[open]");
+    if (!dialog || event.target.closest("textarea, input:not([type=radio])") || !/^[1-9]$/.test(event.key)) return;
+    const choice = dialog.querySelector('[data-digit="' + event.key + '"]');
+    if (choice) { choice.checked = true; choice.focus(); event.preventDefault(); }
+  });
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest("form[data-act]");
+    if (!form) return;
+    event.preventDefault();
+    const alert = $("alert"), act = form.dataset.act;
+    if (act === "resolve" && alert.dataset.severity === "1" && form.dataset.sure !== "1") {
+      form.dataset.sure = "1";
+      form.querySelector("[data-sure]").hidden = false;
+      return;
+    }
+    const values = Object.fromEntries(new FormData(form));
+    values.version = alert.dataset.version;
+    const path = act === "conference" ? "call" : act;
+    form.closest("dialog").close();
+    htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/" + path, { target: "#alert", swap: "outerHTML", values, source: "#alert" });
+    alert.focus({ preventScroll: true });
+  });
+
+  // ---- up to date ---------------------------------------------------------------------------------------------------
+  let acting = 0; // acts under way: their own answer is newer than any refresh
+  document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting += 1; });
+  document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting -= 1; });
+  document.addEventListener("carebell:change", async (event) => {
+    const alert = $("alert");
+    if (!alert || acting || (event.detail.length && !event.detail.some((change) => change.alert === alert.dataset.id))) return;
+    if ($("shown")) return; // a number that was asked for stays until she leaves it
+    let text = "";
+    try {
+      const answer = await fetch("/console/alerts/" + alert.dataset.id + "/panel", { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
+      if (!answer.ok) return;
+      text = await answer.text();
+    } catch { return; }
+    if (acting || $("alert") !== alert || $("shown")) return;
+    const next = new DOMParser().parseFromString(text, "text/html").getElementById("alert");
+    const status = $("status"), focused = alert.contains(document.activeElement) ? document.activeElement.id : "";
+    const said = status.textContent.trim() ? status : null;
+    const top = alert.scrollTop;
+    if (said) next.querySelector("#status").replaceWith(said.cloneNode(true)); // what was confirmed is still so
+    alert.replaceWith(document.importNode(next, true));
+    htmx.process($("alert"));
+    $("alert").scrollTop = top;
+    if (focused && $(focused)) $(focused).focus({ preventScroll: true });
+    document.dispatchEvent(new CustomEvent("carebell:painted"));
+  });
+
+  // ---- map ----------------------------------------------------------------------------------------------------------
+  const COLOURS = { home: "#0a5c36", allowed: "#0b4f6c", forbidden: "#b00020" };
+  function build(place) {
+    map = L.map(place, { attributionControl: false, zoomControl: true, keyboard: false, zoomAnimation: false, fadeAnimation: false });
+    map.setView([35, 105], 4);
+    if (place.dataset.tiles) {
+      L.tileLayer(place.dataset.tiles, { maxZoom: 18 }).addTo(map);
+      if (place.dataset.attribution) L.control.attribution({ prefix: false }).addAttribution(document.createTextNode(place.dataset.attribution).textContent.replace(/[<>&"]/g, "")).addTo(map);
+    } else if (place.dataset.outline) {
+      fetch(place.dataset.outline).then((answer) => answer.json()).then((outline) =>
+        L.geoJSON(outline, { style: { color: "#66737d", weight: 1, fill: false }, interactive: false }).addTo(map).bringToBack());
+    }
+    L.control.scale({ imperial: false }).addTo(map);
+    layer = L.layerGroup().addTo(map);
+  }
+  function pin(point, kind, title) {
+    const icon = L.divIcon({ className: "pin " + kind, iconSize: [18, 18] });
+    return L.marker([point.lat, point.lon], { icon, title, alt: title, keyboard: false });
+  }
+  function draw(place, data) {
+    layer.clearLayers();
+    const bounds = L.latLngBounds([]);
+    for (const fence of data.fences || []) {
+      const style = { color: COLOURS[fence.kind] || "#66737d", weight: 2, fillOpacity: 0.08, dashArray: fence.kind === "forbidden" ? "6 4" : null };
+      if (fence.geometry.type === "Point") {
+        const at = [fence.geometry.coordinates[1], fence.geometry.coordinates[0]];
+        if (fence.radius_m) L.circle(at, { ...style, radius: fence.radius_m }).addTo(layer);
+        pin({ lat: at[0], lon: at[1] }, fence.kind === "home" ? "house" : "old", fence.name).addTo(layer);
+        bounds.extend(at);
+      } else {
+        bounds.extend(L.geoJSON(fence.geometry, { style }).addTo(layer).getBounds());
+      }
+    }
+    const trail = (data.trail || []).map((point) => [point.lat, point.lon]);
+    if (trail.length > 1) L.polyline(trail, { color: "#0b4f6c", weight: 3, opacity: 0.7 }).addTo(layer);
+    const newest = data.newest, words = $("map-words");
+    if (newest) {
+      if (newest.accuracy_m) L.circle([newest.lat, newest.lon], { radius: newest.accuracy_m, color: "#0b4f6c", weight: 1, fillOpacity: 0.12 }).addTo(layer);
+      pin(newest, newest.valid ? (place.dataset.level === "1" ? "p1" : "") : "old", "").addTo(layer);
+      bounds.extend([newest.lat, newest.lon]);
+    }
+    for (const person of data.persons || []) {
+      const marker = pin(person, person.level === 1 ? "p1" : "old", person.title);
+      if (person.url) marker.on("click", () => location.assign(person.url));
+      marker.addTo(layer);
+      bounds.extend([person.lat, person.lon]);
+    }
+    if (words) {
+      words.replaceChildren();
+      if (newest) {
+        const age = document.createElement("span");
+        age.dataset.since = newest.at;
+        age.dataset.stale = "600000";
+        words.append((newest.accuracy_m ? Math.round(newest.accuracy_m) + " m · " : "") + newest.source_word + " · ", age);
+        if (!newest.valid) words.append(" · " + place.dataset.invalid);
+      } else words.append(place.dataset.none);
+      if (data.history === false) words.append(" · " + place.dataset.away);
+    }
+    if (!fitted && bounds.isValid()) { map.fitBounds(bounds.pad(0.3), { maxZoom: 17 }); fitted = true; }
+    place.dataset.drawn = "1";
+  }
+  async function look() {
+    const place = $("map");
+    if (!place) { if (map) { map.remove(); map = null; shownFor = null; } return; }
+    if (shownFor !== place) {
+      if (map) map.remove();
+      shownFor = place;
+      fitted = false;
+      build(place);
+    }
+    try {
+      const answer = await fetch(place.dataset.url, { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
+      if (answer.ok && $("map") === place) draw(place, await answer.json());
+    } catch { /* the bar says that the connection is lost; the ages on the map go on */ }
+  }
+  document.addEventListener("DOMContentLoaded", () => { look(); timer = setInterval(look, 10000); });
+  document.addEventListener("htmx:afterSettle", (event) => { if (event.detail.target && event.detail.target.id === "work") look(); });
+})();
