@@ -18,7 +18,7 @@ from tests.daemon import Daemon, carebell, carebell_json, provision
 
 LONG = os.environ.get("CAREBELL_CHAOS") == "long"
 DEVICES = 8
-ENOUGH = 150
+ENOUGH = 80
 KILLS = 40 if LONG else 2
 
 
