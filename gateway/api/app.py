@@ -21,6 +21,9 @@ from gateway.api.routes import (
     devices,
     emqx,
     events,
+    events_ws,
+    exports,
+    fhir,
     keys,
     observations,
     orders,
@@ -49,6 +52,7 @@ BODY_TIMEOUT_S: Final = 15.0
 # Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
     observations, persons, contacts, places, commands, devices, keys, profiles, conference, alerts, orders, events,
+    events_ws, exports, fhir,
     outbox, calls, audit, emqx,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -104,6 +108,8 @@ class _Guard:
         self._log = structlog.get_logger("access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
         if scope["type"] != "http":
             return
         loop = asyncio.get_running_loop()

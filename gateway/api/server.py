@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.api.websockets import MAX_MESSAGE_BYTES, PING_S, BoundedWebSocket
 from gateway.errors import TransportError
 
 MAX_HEADER_BYTES: Final = 16_384  # of one request: its line and all its headers
@@ -124,6 +126,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.limits.too_large += 1
         self._refuse(431, b"Request Header Fields Too Large", b"the headers are longer than 16 KiB")
 
+    def handle_websocket_upgrade(self) -> None:
+        """From here on it is the WebSocket protocol's connection; it stays one of ours."""
+        self._disarm()
+        self._disarm_write()
+        super().handle_websocket_upgrade()
+        protocol = self.transport.get_protocol()
+        assert isinstance(protocol, BoundedWebSocket)
+        protocol.write_timeout_s = self.limits.write_timeout_s
+        protocol.on_lost = functools.partial(self.limits.leave, self._address)
+        protocol.on_slow = self.limits.count_slow
+
     def _unsupported_upgrade_warning(self) -> None:
         """An upgrade that nobody asked us to support is ignored, as RFC 9110 section 7.8 allows."""
 
@@ -195,6 +208,9 @@ class Limits:
         self._open[address] = mine + 1
         return True
 
+    def count_slow(self) -> None:
+        self.slow += 1
+
     def leave(self, address: str) -> None:
         self.open -= 1
         self._open[address] -= 1
@@ -265,7 +281,11 @@ class ApiServer:
         config = uvicorn.Config(
             self._app,
             http=protocol,
-            ws="none",
+            ws=BoundedWebSocket,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            ws_per_message_deflate=False,  # a window of memory for each connection
             lifespan="off",
             loop="none",
             log_config=None,

@@ -68,7 +68,7 @@ async def index(
             c, person_id=person_id, state=state, profile=profile, search=search, after_id=after, limit=limit
         )
     )
-    shown = [device for device in found if sees(visible, device["person_id"], principal)]
+    shown = [device | _brief(services, device) for device in found if sees(visible, device["person_id"], principal)]
     return page(request, shown, limit, "after", "device_id", last=found[-1] if len(found) >= limit else None)
 
 
@@ -99,7 +99,21 @@ async def show(
     request: Request, device_id: DeviceId, principal: Annotated[ApiKey, Depends(may("devices.read"))]
 ) -> Response:
     """A device with its identities, its bindings in time, and the state of its credentials."""
-    return answer(await _visible(services_of(request), principal, device_id))
+    services = services_of(request)
+    view = await _visible(services, principal, device_id)
+    return answer(view | _brief(services, view))
+
+
+@router.get("/{device_id}/state", response_model=None, responses={200: {"model": View}, **documented(404)})
+async def live_state(
+    request: Request, device_id: DeviceId, principal: Annotated[ApiKey, Depends(may("devices.read"))]
+) -> Response:
+    """Whether it is online, when it spoke last, battery, last readings, signals and place, from memory."""
+    services = services_of(request)
+    view = await _visible(services, principal, device_id)
+    if services.live is None:
+        raise NotFoundError("there is no live state here")
+    return answer(services.live.device(device_id) | {"person_id": view["person_id"], "state": view["state"]})
 
 
 @router.patch(
@@ -180,6 +194,10 @@ async def change_state(
         lambda c: set_state(c, device_id, action, at_us=at_us, actor=actor, reason=reason)
     )
     return answer(view)
+
+
+def _brief(services: Services, device: View) -> View:
+    return {} if services.live is None else services.live.brief(device["device_id"])
 
 
 def _profiles(services: Services) -> frozenset[str]:

@@ -92,7 +92,7 @@ async def stream(
     With ``Last-Event-ID`` the stream goes on behind that event, so that a consumer that comes back misses nothing.
     """
     services = services_of(request)
-    begin = _position(last_event_id or after, services)
+    begin = position(last_event_id or after, services)
     wanted = Filter(principal, kind, person_id, device_id)
     streams: Streams = request.app.state.streams
     if streams.open >= MAX_STREAMS:
@@ -100,7 +100,7 @@ async def stream(
     return EventStream(services, wanted, begin, str(request.scope["carebell.bearer"]), streams)
 
 
-def _position(value: str, services: Services) -> tuple[int, int]:
+def position(value: str, services: Services) -> tuple[int, int]:
     """The number and part of the last event that was seen. Without one: everything so far was seen."""
     if not value:
         return services.feed.last_seq(), _WHOLE
@@ -112,7 +112,7 @@ def _position(value: str, services: Services) -> tuple[int, int]:
     return (newest, _WHOLE) if 0 < newest < seen[0] else seen  # an id of another journal: go on from here
 
 
-def _place(event: dict[str, Any]) -> tuple[int, int]:
+def place(event: dict[str, Any]) -> tuple[int, int]:
     seq, _, part = str(event["id"]).partition("-")
     return int(seq), int(part)
 
@@ -177,12 +177,12 @@ class EventStream(Response):
             text = b"".join(
                 b"id: %b\ndata: %b\n\n" % (str(event["id"]).encode(), msgspec.json.encode(event))
                 for event in events
-                if _place(event) > self._begin and self._wanted.passes(event, visible)
+                if place(event) > self._begin and self._wanted.passes(event, visible)
             )
             if text:
                 await write(text)
             if events:
-                seq = _place(events[-1])[0]
+                seq = place(events[-1])[0]
             else:  # numbers without events
                 seq = max(seq, reached)
                 await self._wait(seq, write)

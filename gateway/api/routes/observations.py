@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.api.answers import Id, Time, answer, bucket_seconds, time_range
 from gateway.api.auth import may, require_person, services_of
 from gateway.api.problems import documented
-from gateway.errors import UsageError
+from gateway.errors import NotFoundError, UsageError
 from gateway.model import METRICS
 from gateway.registry.keys import ApiKey
 
@@ -73,6 +73,22 @@ async def latest(
     services = services_of(request)
     await require_person(services, principal, person_id)
     return answer(await services.history.latest(person_id))
+
+
+@router.get(
+    "/persons/{person_id}/state", response_model=None, responses={200: {"model": dict[str, Any]}, **documented(404)}
+)
+async def live_state(
+    request: Request,
+    person_id: Annotated[Id, Path()],
+    principal: Annotated[ApiKey, Depends(may("observations.read"))],
+) -> Response:
+    """As ``latest``, from memory: what came in since the journal's end was read at the last start."""
+    services = services_of(request)
+    await require_person(services, principal, person_id)
+    if services.live is None:
+        raise NotFoundError("there is no live state here")
+    return answer(services.live.person(person_id))
 
 
 @router.get("/positions", response_model=None, responses={200: {"model": dict[str, Any]}, **documented(404)})
