@@ -101,7 +101,7 @@ class World:
         await until(lambda: self.hub.state()[0] and self.bluez.discovering())
 
 
-async def until(happened: Callable[[], object], limit_s: float = 8.0) -> None:
+async def until(happened: Callable[[], object], limit_s: float = 20.0) -> None:
     """Wait for something; fails after ``limit_s``."""
     async with asyncio.timeout(limit_s):
         while not happened():

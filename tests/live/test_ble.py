@@ -106,7 +106,7 @@ def test_many_devices_share_one_connection(tmp_path: Path, monkeypatch: pytest.M
                 counted = place.bluez.connections
                 return not any(each.pending for each in others) and counted.count(OTHER) >= 2
 
-            await until(all_served, 15)
+            await until(all_served)
             await until(lambda: not any(each.connected for each in others))
             assert place.bluez.most_connected == 1
             assert sorted(place.bluez.connections.count(each.address) for each in others) == [1] * 6

@@ -84,7 +84,7 @@ def test_memory_is_flat_over_connections_and_adverts(tmp_path: Path, monkeypatch
                 after = await churn(40)
             finally:
                 tracemalloc.stop()
-            assert (after - before) / 40 < 2000, f"{(after - before) / 40:.0f} bytes a connection"
+            assert (after - before) / 40 < 1000, f"{(after - before) / 40:.0f} bytes a connection"
 
     asyncio.run(main())
 
@@ -150,10 +150,12 @@ def test_plain_adverts_prove_nothing_and_are_bounded(tmp_path: Path) -> None:
         button = peripherals.Button(BUTTON)
         for _ in range(30):
             await air.hear(button.press())
-        assert len(air.taken.frames) == module.DOUBTFUL
+        for number in range(30):  # rubbish does not use up the room of alarms, nor the other way round
+            await air.hear(bytes([0x20, number]))
+        assert len(air.taken.frames) == 2 * module.DOUBTFUL
         assert not any(frame.verified for frame in air.taken.frames)
         air.clock.at_s += module.DOUBTFUL_S + 1
-        assert await air.hear(button.press()) == module.DOUBTFUL + 1
+        assert await air.hear(button.press()) == 2 * module.DOUBTFUL + 1
         # Who has a key and speaks in the clear is not believed, whatever is configured.
         spoofed = Air(tmp_path, key=KEY, trust_plain=True)
         await spoofed.hear(button.press())
@@ -173,7 +175,8 @@ def test_a_replay_is_not_the_sender_over_a_restart_too(tmp_path: Path) -> None:
         assert [frame.verified for frame in air.taken.frames] == [True, True, False]
         air.memory.save()
         again = Air(tmp_path, key=KEY)
-        await again.hear(new)
+        await again.hear(new)  # the newest, once more
+        await again.hear(old)
         await again.hear(button.press())
         assert [frame.verified for frame in again.taken.frames] == [False, True]
         other = bytes(16)

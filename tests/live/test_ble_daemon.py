@@ -94,9 +94,7 @@ def test_conformance_bluetooth(tmp_path: Path) -> None:
                 if len(cuffs) > 1:
                     break
                 await asyncio.sleep(0.1)
-            values = {
-                each["metric"]: each for record in cuffs for each in record["observations"] if "metric" in each
-            }
+            values = {each["metric"]: each for record in cuffs for each in record["observations"] if "metric" in each}
             assert (values["systolic_mmhg"]["value"], values["diastolic_mmhg"]["value"]) == (128, 79)
             assert values["systolic_mmhg"]["observed_at"][:19] == from_us(measured_us).isoformat()[:19]
             assert values["battery_percent"]["value"] == 85

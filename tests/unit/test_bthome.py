@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ParseError
@@ -52,6 +52,7 @@ def test_encrypted_and_not_for_us(key: bytes | None, why: str) -> None:
         parse(bytes.fromhex("41A47266C95F730011223378237214"), key)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 0xFFFFFFFF), st.binary(min_size=16, max_size=16))
 def test_whatever_is_sealed_opens_with_its_key_alone(body: bytes, counter: int, key: bytes) -> None:
     data = sealed(ADDRESS, key, counter, body)
@@ -107,6 +108,7 @@ def test_an_event_that_is_not_known_is_a_press() -> None:
     assert report.faults
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(sorted(OBJECTS)), max_size=12), st.data())
 def test_all_known_objects_are_read_to_the_end(numbers: list[int], data: st.DataObject) -> None:
     body = b""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import iso, to_us
@@ -66,12 +66,14 @@ def test_what_is_no_number(short: int, long: int, quality: str) -> None:
     assert values.sfloat(short) == values.float32(long) == values.Number(None, quality)
 
 
+@settings(deadline=None)
 @given(st.integers(-2045, 2045), st.integers(-8, 7))
 def test_every_sfloat_is_the_nearest_float_to_its_decimal(mantissa: int, exponent: int) -> None:
     raw = int.from_bytes(values.to_sfloat(mantissa, exponent), "little")
     assert values.sfloat(raw).value == (float(Decimal(mantissa).scaleb(exponent)) if raw != 0x07FF else None)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 0xFFFFFFFF))
 def test_any_float_is_a_finite_number_or_says_why_not(raw: int) -> None:
     number = values.float32(raw)
@@ -82,6 +84,7 @@ def test_any_float_is_a_finite_number_or_says_why_not(raw: int) -> None:
 # ---- dates -----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(datetime(1970, 1, 3), datetime(2200, 1, 1)),  # noqa: DTZ001 - a device has no zone
     st.sampled_from(["Asia/Shanghai", "Europe/Paris", "America/St_Johns", "no such zone"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gateway.clock import Clock
 from gateway.errors import ParseError
@@ -23,20 +23,20 @@ NUMBERED_REPEAT_S: Final = 60.0
 """The same with a packet number: after new batteries a button may begin with the number that it ended with."""
 DOUBTFUL: Final = 10
 DOUBTFUL_S: Final = 600.0
-"""So many adverts of a device that prove nothing are taken within so many seconds."""
+"""So many alarms, and so many other adverts, of a device that prove nothing are taken within so many seconds."""
 
 _codec: Final = BthomeCodec()
 
 
 class _Heard(Struct):
-    """The last advert of a device, and how many doubtful ones it has had since ``doubtful_from_s``."""
+    """The last advert of a device, and how many doubtful ones it has had since ``doubtful_from_s``: others, alarms."""
 
     data: bytes = b""
     heard_s: float = 0.0
     numbered: bool = False
     counter: int = -1
     key: bytes = b""
-    doubtful: int = 0
+    doubtful: list[int] = field(default_factory=lambda: [0, 0])
     doubtful_from_s: float = 0.0
 
 
@@ -99,6 +99,9 @@ class Adverts:
             after: After = lambda: self._memory.counted(device_id, key, counter)  # noqa: E731 - typed
             self._delivery.put(frame, alarm=alarm, after=after)
             return
+        if counter == last.counter:  # the newest press, once more
+            self.counts["repeats_total"] += 1
+            return
         self.counts["replays_total"] += 1
         if alarm:
             frame.verified = False
@@ -111,10 +114,10 @@ class Adverts:
 
     def _doubtful(self, last: _Heard, frame: Frame, now_s: float, *, alarm: bool) -> None:
         """Take what proves nothing, within bounds: ingest uses its emergencies alone, and marks them."""
-        if now_s - last.doubtful_from_s > DOUBTFUL_S or not last.doubtful:
-            last.doubtful, last.doubtful_from_s = 0, now_s
-        last.doubtful += 1
-        if last.doubtful <= DOUBTFUL:
+        if now_s - last.doubtful_from_s > DOUBTFUL_S or not any(last.doubtful):
+            last.doubtful, last.doubtful_from_s = [0, 0], now_s
+        last.doubtful[alarm] += 1
+        if last.doubtful[alarm] <= DOUBTFUL:
             self._delivery.put(frame, alarm=alarm)
 
 
