@@ -10,24 +10,15 @@ import typer
 from gateway.cli.common import CLI_ACTOR, ConfigOption, DataDirOption, JsonOption, print_json
 from gateway.cli.registry_shared import (
     PAGE,
-    BomOption,
-    CsvArgument,
-    DryRunOption,
-    OutputOption,
     ReasonOption,
     SearchOption,
     SetOption,
     StateOption,
-    all_pages,
-    export,
     given,
-    import_file,
     now_us,
-    print_table,
-    print_view,
-    reading,
     transaction,
 )
+from gateway.cli.registry_sheets import Help, Sheet, View, add_commands, with_masks
 
 contacts = typer.Typer(help="Whom a person's alerts reach.", no_args_is_help=True, add_completion=False)
 
@@ -132,81 +123,36 @@ def update(
         print(f"contact {contact_id} is at version {view['version']}")
 
 
-@contacts.command()
-def show(
-    contact_id: IdArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    json_output: JsonOption = False,
-) -> None:
-    """Everything about one contact. Example: carebell contacts show P-0001.1"""
-    from gateway.registry.contacts import SPEC, show_contact  # noqa: PLC0415 - keeps `--help` quick
-
-    with reading(config, data_dir) as connection:
-        view = show_contact(connection, contact_id)
-    if json_output:
-        print_json(view)
-    else:
-        print_view(view, {field.name: field.label for field in SPEC.fields})
-
-
-@contacts.command("list")
-def list_all(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    person: PersonFilter = "",
-    state: StateOption = "active",
-    search: SearchOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Contacts; the table shows names and numbers in part. Example: carebell contacts list --person P-0001"""
+def _exported(connection: apsw.Connection, after_id: str) -> list[View]:
     from gateway.registry.contacts import list_contacts  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.security import mask_name, mask_phone  # noqa: PLC0415
 
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_contacts(connection, state=state, search=search, after_id=after_id, limit=PAGE)
-
-    with reading(config, data_dir) as connection:
-        if person:  # in the order in which they are told; nobody has a page of contacts
-            found = list_contacts(connection, person_id=person, state=state, search=search, limit=PAGE)
-        else:
-            found = list(all_pages(connection, page, "contact_id"))
-    if json_output:
-        print_json(found)
-        return
-    columns = {"contact_id": "编号", "person_id": "人员", "position": "顺序", "name": "姓名", "phone": "电话"}
-    columns |= {"relation": "关系"}
-    print_table(columns, (row | {"name": mask_name(row["name"]), "phone": mask_phone(row["phone"])} for row in found))
+    return list_contacts(connection, state="", after_id=after_id, limit=PAGE)
 
 
-@contacts.command("import")
-def import_csv(
-    path: CsvArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    dry_run: DryRunOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Add the contacts of a file, and update those that exist: all of it or nothing.
+SHEET = Sheet(
+    table="contacts",
+    help=Help(
+        show="Everything about one contact. Example: carebell contacts show P-0001.1",
+        list="Contacts; the table shows names and numbers in part. Example: carebell contacts list --person P-0001",
+        import_="""Add the contacts of a file, and update those that exist: all of it or nothing.
 
     Columns: person_id, name, phone and, optionally, contact_id, relation, position and the others of 'contacts show'.
     Without contact_id, a person's contact with the same number is the same contact.
     Example: carebell contacts import contacts.csv --dry-run
-    """
-    import_file(config, data_dir, "contacts", path, dry_run=dry_run, json_output=json_output)
-
-
-@contacts.command("export")
-def export_all(
-    config: ConfigOption = None, data_dir: DataDirOption = None, *, output: OutputOption = None, bom: BomOption = False
-) -> None:
-    """All contacts as CSV, as 'import' takes it. Example: carebell contacts export -o contacts.csv"""
-    from gateway.registry.contacts import list_contacts  # noqa: PLC0415 - keeps `--help` quick
-
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_contacts(connection, state="", after_id=after_id, limit=PAGE)
-
-    export(config, data_dir, "contacts", "contact_id", page, output, bom=bom)
+    """,
+        export="All contacts as CSV, as 'import' takes it. Example: carebell contacts export -o contacts.csv",
+    ),
+    filters={"person_id": (PersonFilter, ""), "state": (StateOption, "active"), "search": (SearchOption, "")},
+    columns={
+        "contact_id": "编号",
+        "person_id": "人员",
+        "position": "顺序",
+        "name": "姓名",
+        "phone": "电话",
+        "relation": "关系",
+    },
+    masked=with_masks,
+    exported=_exported,
+    ordered_by_person=True,
+)
+add_commands(contacts, SHEET)

@@ -11,25 +11,18 @@ import typer
 from gateway.cli.common import CLI_ACTOR, ConfigOption, DataDirOption, JsonOption, print_json, settings_of
 from gateway.cli.registry_shared import (
     PAGE,
-    BomOption,
-    CsvArgument,
-    DryRunOption,
-    OutputOption,
     ReasonOption,
     SearchOption,
     SetOption,
     StateOption,
-    all_pages,
-    export,
     given,
-    import_file,
     known_profiles,
     now_us,
     print_table,
-    print_view,
     reading,
     transaction,
 )
+from gateway.cli.registry_sheets import Help, Sheet, View, add_commands
 
 devices = typer.Typer(help="Devices and their credentials.", no_args_is_help=True, add_completion=False)
 
@@ -141,101 +134,50 @@ def update(
         print(f"device {device_id} is at version {view['version']}")
 
 
-@devices.command()
-def show(
-    device_id: IdArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    json_output: JsonOption = False,
-) -> None:
-    """Everything about one device. Example: carebell devices show D-0001"""
-    from gateway.registry.devices import SPEC, show_device  # noqa: PLC0415 - keeps `--help` quick
-
-    with reading(config, data_dir) as connection:
-        view = show_device(connection, device_id)
-    if json_output:
-        print_json(view)
-    else:
-        print_view(view, {field.name: field.label for field in SPEC.fields})
-
-
-@devices.command("list")
-def list_all(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    person: Annotated[str, typer.Option("--person", metavar="ID", help="Only this person's.")] = "",
-    profile: Annotated[str, typer.Option("--profile", metavar="P", help="Only those of this profile.")] = "",
-    state: StateOption = "",
-    search: SearchOption = "",
-    unassigned: Annotated[bool, typer.Option("--unassigned", help="Only those in service that are nobody's.")] = False,
-    json_output: JsonOption = False,
-) -> None:
-    """All devices. Example: carebell devices list --person P-0001"""
+def _exported(connection: apsw.Connection, after_id: str) -> list[View]:
     from gateway.registry.devices import list_devices  # noqa: PLC0415 - keeps `--help` quick
 
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_devices(
-            connection,
-            person_id=person,
-            profile=profile,
-            state=state,
-            search=search,
-            unassigned=unassigned,
-            after_id=after_id,
-            limit=PAGE,
-        )
-
-    with reading(config, data_dir) as connection:
-        found = list(all_pages(connection, page, "device_id"))
-    if json_output:
-        print_json(found)
-        return
-    columns = {"device_id": "编号", "profile": "型号配置", "person_id": "人员", "serial": "序列号", "state": "状态"}
-    print_table(columns, found)
+    return list_devices(connection, after_id=after_id, limit=PAGE)
 
 
-@devices.command("import")
-def import_csv(
-    path: CsvArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    dry_run: DryRunOption = False,
-    credentials_out: Annotated[
-        Path | None,
-        typer.Option("--credentials-out", metavar="FILE", help="The new devices' tokens, readable by its owner alone."),
-    ] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Add the devices of a file, and update those that exist: all of it or nothing.
+SHEET = Sheet(
+    table="devices",
+    help=Help(
+        show="Everything about one device. Example: carebell devices show D-0001",
+        list="All devices. Example: carebell devices list --person P-0001",
+        import_="""Add the devices of a file, and update those that exist: all of it or nothing.
 
     Columns: device_id, profile and, optionally, person_id, serial, imei and the other fields of 'devices show'.
     Example: carebell devices import devices.csv --credentials-out tokens.csv
-    """
-    import_file(
-        config,
-        data_dir,
-        "devices",
-        path,
-        dry_run=dry_run,
-        json_output=json_output,
-        credentials_out=credentials_out,
-    )
-
-
-@devices.command("export")
-def export_all(
-    config: ConfigOption = None, data_dir: DataDirOption = None, *, output: OutputOption = None, bom: BomOption = False
-) -> None:
-    """All devices as CSV, without tokens, as 'import' takes it. Example: carebell devices export -o devices.csv"""
-    from gateway.registry.devices import list_devices  # noqa: PLC0415 - keeps `--help` quick
-
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_devices(connection, after_id=after_id, limit=PAGE)
-
-    export(config, data_dir, "devices", "device_id", page, output, bom=bom)
+    """,
+        export="All devices as CSV, without tokens, as 'import' takes it."
+        " Example: carebell devices export -o devices.csv",
+    ),
+    filters={
+        "person_id": (Annotated[str, typer.Option("--person", metavar="ID", help="Only this person's.")], ""),
+        "profile": (Annotated[str, typer.Option("--profile", metavar="P", help="Only those of this profile.")], ""),
+        "state": (StateOption, ""),
+        "search": (SearchOption, ""),
+        "unassigned": (
+            Annotated[bool, typer.Option("--unassigned", help="Only those in service that are nobody's.")],
+            False,
+        ),
+    },
+    columns={"device_id": "编号", "profile": "型号配置", "person_id": "人员", "serial": "序列号", "state": "状态"},
+    exported=_exported,
+    import_options={
+        "credentials_out": (
+            Annotated[
+                Path | None,
+                typer.Option(
+                    "--credentials-out", metavar="FILE", help="The new devices' tokens, readable by its owner alone."
+                ),
+            ],
+            None,
+        )
+    },
+)
+add_commands(devices, SHEET)
 
 
 @devices.command()

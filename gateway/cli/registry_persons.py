@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import apsw
 import typer
@@ -11,25 +11,16 @@ import typer
 from gateway.cli.common import CLI_ACTOR, ConfigOption, DataDirOption, JsonOption, print_json
 from gateway.cli.registry_shared import (
     PAGE,
-    BomOption,
-    CsvArgument,
-    DryRunOption,
-    OutputOption,
     ReasonOption,
     SearchOption,
     SetOption,
     StateOption,
-    all_pages,
-    export,
     given,
-    import_file,
     json_file,
     now_us,
-    print_table,
-    print_view,
-    reading,
     transaction,
 )
+from gateway.cli.registry_sheets import Help, Sheet, View, add_commands, with_masks
 
 persons = typer.Typer(help="Persons in care.", no_args_is_help=True, add_completion=False)
 consent = typer.Typer(help="What a person agreed to.", no_args_is_help=True, add_completion=False)
@@ -145,79 +136,38 @@ def update(
         print(f"person {person_id} is at version {view['version']}")
 
 
-@persons.command()
-def show(
-    person_id: IdArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    json_output: JsonOption = False,
-) -> None:
-    """Everything about one person. Example: carebell persons show P-0001"""
-    from gateway.registry.persons import SPEC, show_person  # noqa: PLC0415 - keeps `--help` quick
-
-    with reading(config, data_dir) as connection:
-        view = show_person(connection, person_id)
-    if json_output:
-        print_json(view)
-    else:
-        print_view(view, {field.name: field.label for field in SPEC.fields})
-
-
-@persons.command("list")
-def list_all(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    state: StateOption = "",
-    district: Annotated[str, typer.Option("--district", metavar="TEXT", help="Only those of this district.")] = "",
-    search: SearchOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """All persons; the table shows names and numbers in part. Example: carebell persons list --state active --json"""
+def _exported(connection: apsw.Connection, after_id: str) -> list[View]:
     from gateway.registry.persons import list_persons  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.security import mask_name, mask_phone  # noqa: PLC0415
 
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_persons(connection, state=state, district=district, search=search, after_id=after_id, limit=PAGE)
-
-    with reading(config, data_dir) as connection:
-        found = list(all_pages(connection, page, "person_id"))
-    if json_output:
-        print_json(found)
-        return
-    columns = {"person_id": "编号", "name": "姓名", "phone": "电话", "district": "区县", "state": "状态"}
-    print_table(columns, (row | {"name": mask_name(row["name"]), "phone": mask_phone(row["phone"])} for row in found))
+    return list_persons(connection, after_id=after_id, limit=PAGE)
 
 
-@persons.command("import")
-def import_csv(
-    path: CsvArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    dry_run: DryRunOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Add the persons of a file, and update those that exist: all of it or nothing.
+SHEET = Sheet(
+    table="persons",
+    help=Help(
+        show="Everything about one person. Example: carebell persons show P-0001",
+        list="All persons; the table shows names and numbers in part."
+        " Example: carebell persons list --state active --json",
+        import_="""Add the persons of a file, and update those that exist: all of it or nothing.
 
     Columns: person_id, name, phone and, optionally, the other fields of 'persons show'.
     Example: carebell persons import persons.csv --dry-run
-    """
-    import_file(config, data_dir, "persons", path, dry_run=dry_run, json_output=json_output)
-
-
-@persons.command("export")
-def export_all(
-    config: ConfigOption = None, data_dir: DataDirOption = None, *, output: OutputOption = None, bom: BomOption = False
-) -> None:
-    """All persons as CSV, as 'import' takes it. Example: carebell persons export -o persons.csv"""
-    from gateway.registry.persons import list_persons  # noqa: PLC0415 - keeps `--help` quick
-
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_persons(connection, after_id=after_id, limit=PAGE)
-
-    export(config, data_dir, "persons", "person_id", page, output, bom=bom)
+    """,
+        export="All persons as CSV, as 'import' takes it. Example: carebell persons export -o persons.csv",
+    ),
+    filters={
+        "state": (StateOption, ""),
+        "district": (
+            Annotated[str, typer.Option("--district", metavar="TEXT", help="Only those of this district.")],
+            "",
+        ),
+        "search": (SearchOption, ""),
+    },
+    columns={"person_id": "编号", "name": "姓名", "phone": "电话", "district": "区县", "state": "状态"},
+    masked=with_masks,
+    exported=_exported,
+)
+add_commands(persons, SHEET)
 
 
 @consent.command()

@@ -11,25 +11,16 @@ import typer
 from gateway.cli.common import CLI_ACTOR, ConfigOption, DataDirOption, JsonOption, print_json
 from gateway.cli.registry_shared import (
     PAGE,
-    BomOption,
-    CsvArgument,
-    DryRunOption,
-    OutputOption,
     ReasonOption,
     SearchOption,
     SetOption,
     StateOption,
-    all_pages,
-    export,
     given,
-    import_file,
     json_file,
     now_us,
-    print_table,
-    print_view,
-    reading,
     transaction,
 )
+from gateway.cli.registry_sheets import Help, Sheet, View, add_commands
 
 places = typer.Typer(help="Homes and fences of persons.", no_args_is_help=True, add_completion=False)
 
@@ -151,91 +142,54 @@ def update(
         print(f"place {place_id} is at version {view['version']}")
 
 
-@places.command()
-def show(
-    place_id: IdArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    json_output: JsonOption = False,
-) -> None:
-    """Everything about one place; JSON is as in the API. Example: carebell places show P-0001.home"""
+def _exported(connection: apsw.Connection, after_id: str) -> list[View]:
+    from gateway.registry.place_sheet import list_lines  # noqa: PLC0415 - keeps `--help` quick
+
+    return list_lines(connection, after_id=after_id, limit=PAGE)
+
+
+def _masked(view: View) -> View:
+    from gateway.security import mask_name  # noqa: PLC0415 - keeps `--help` quick
+
+    consent = "是 yes" if (view["settings"] or {}).get("consent") else "否 no"
+    return view | {"name": mask_name(view["name"]), "form": _FORMS[view["geometry"]["type"]], "consent": consent}
+
+
+def _described(connection: apsw.Connection, view: View) -> View:
+    """In the columns of a file."""
     from gateway.registry.fields import encode_object  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.registry.place_sheet import SPEC, show_line  # noqa: PLC0415
-    from gateway.registry.places import show_place  # noqa: PLC0415
+    from gateway.registry.place_sheet import show_line  # noqa: PLC0415
 
-    with reading(config, data_dir) as connection:
-        view = show_place(connection, place_id)
-        line = show_line(connection, place_id)
-    if json_output:
-        print_json(view)
-        return
+    line = show_line(connection, view["place_id"])
     line |= {name: view[name] for name in ("version", "created_at", "updated_at")}
-    shown = {name: encode_object(value) if isinstance(value, dict) else value for name, value in line.items()}
-    print_view(shown, {field.name: field.label for field in SPEC.fields})
+    return {name: encode_object(value) if isinstance(value, dict) else value for name, value in line.items()}
 
 
-@places.command("list")
-def list_all(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    person: PersonFilter = "",
-    state: StateOption = "active",
-    search: SearchOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Places; the table shows names in part and no coordinates. Example: carebell places list --person P-0001"""
-    from gateway.registry.places import list_places  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.security import mask_name  # noqa: PLC0415
-
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_places(connection, person_id=person, state=state, search=search, after_id=after_id, limit=PAGE)
-
-    with reading(config, data_dir) as connection:
-        found = list(all_pages(connection, page, "place_id"))
-    if json_output:
-        print_json(found)
-        return
-    columns = {"place_id": "编号", "person_id": "人员", "kind": "类别", "name": "名称", "form": "形状"}
-    columns |= {"consent": "同意", "state": "状态"}
-    print_table(
-        columns,
-        (
-            row
-            | {"name": mask_name(row["name"]), "form": _FORMS[row["geometry"]["type"]]}
-            | {"consent": "是 yes" if (row["settings"] or {}).get("consent") else "否 no"}
-            for row in found
-        ),
-    )
-
-
-@places.command("import")
-def import_csv(
-    path: CsvArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    dry_run: DryRunOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Add the places of a file, and update those that exist: all of it or nothing.
+SHEET = Sheet(
+    table="places",
+    help=Help(
+        show="Everything about one place; JSON is as in the API. Example: carebell places show P-0001.home",
+        list="Places; the table shows names in part and no coordinates. Example: carebell places list --person P-0001",
+        import_="""Add the places of a file, and update those that exist: all of it or nothing.
 
     Columns: place_id, person_id, kind, then latitude, longitude and radius_m, or GeoJSON in geometry (with width_m for
     a LineString) and, optionally, name, datum, margin_m, schedule, consent, consent_by, settings, state.
     Example: carebell places import places.csv --dry-run
-    """
-    import_file(config, data_dir, "places", path, dry_run=dry_run, json_output=json_output)
-
-
-@places.command("export")
-def export_all(
-    config: ConfigOption = None, data_dir: DataDirOption = None, *, output: OutputOption = None, bom: BomOption = False
-) -> None:
-    """All places as CSV, as 'import' takes it. Example: carebell places export -o places.csv"""
-    from gateway.registry.place_sheet import list_lines  # noqa: PLC0415 - keeps `--help` quick
-
-    def page(connection: apsw.Connection, after_id: str) -> list[dict[str, Any]]:
-        return list_lines(connection, after_id=after_id, limit=PAGE)
-
-    export(config, data_dir, "places", "place_id", page, output, bom=bom)
+    """,
+        export="All places as CSV, as 'import' takes it. Example: carebell places export -o places.csv",
+    ),
+    filters={"person_id": (PersonFilter, ""), "state": (StateOption, "active"), "search": (SearchOption, "")},
+    columns={
+        "place_id": "编号",
+        "person_id": "人员",
+        "kind": "类别",
+        "name": "名称",
+        "form": "形状",
+        "consent": "同意",
+        "state": "状态",
+    },
+    masked=_masked,
+    exported=_exported,
+    described=_described,
+)
+add_commands(places, SHEET)

@@ -68,7 +68,7 @@ class ImportReport(Struct):
     tokens: dict[str, str]
 
 
-_SPECS: Final[Mapping[str, f.Spec]] = {
+SPECS: Final[Mapping[str, f.Spec]] = {
     "persons": persons.SPEC,
     "devices": devices.SPEC,
     "contacts": contacts.SPEC,
@@ -82,7 +82,7 @@ def read_plan(table: str, data: bytes, *, at_us: int, known_profiles: Collection
     UTF-8 with or without a byte order mark, else GB18030. Columns go by the names of fields or by their Chinese labels.
     Raises ImportRefusedError with all problems of all rows.
     """
-    spec = _SPECS[table]
+    spec = SPECS[table]
     text, encoding = _decode(data)
     lines = _lines(text)
     header = next(lines, None)
@@ -132,7 +132,7 @@ def apply_rows(connection: apsw.Connection, plan: Plan, change: Change) -> Impor
             problems += [RowProblem(row.line, problem.field, problem.text) for problem in error.problems]
         except UsageError as error:
             column, separator, text = str(error).partition(": ")
-            known = separator and column in {*_SPECS[plan.table].names, _SPECS[plan.table].id_name}
+            known = separator and column in {*SPECS[plan.table].names, SPECS[plan.table].id_name}
             problems.append(RowProblem(row.line, column, text) if known else RowProblem(row.line, "", str(error)))
     if problems:
         raise ImportRefusedError(problems)
@@ -141,7 +141,7 @@ def apply_rows(connection: apsw.Connection, plan: Plan, change: Change) -> Impor
 
 def export_csv(table: str, views: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """CSV lines that ``read_plan`` takes back. Free text that looks like a formula gets a ``'`` in front."""
-    spec = _SPECS[table]
+    spec = SPECS[table]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow([spec.id_name, *spec.names])
