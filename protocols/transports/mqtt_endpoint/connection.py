@@ -7,16 +7,8 @@ from typing import Final
 from gateway.model import DeviceBinding, Frame
 from protocols.transports.mqtt_endpoint import handshake, packets
 from protocols.transports.mqtt_endpoint import properties as p
-from protocols.transports.mqtt_endpoint.link import (
-    AUTHENTICATING,
-    CHECKING,
-    CLOSED,
-    HELLO,
-    OPEN,
-    STORING,
-    UNACKED,
-    Link,
-)
+from protocols.transports.mqtt_endpoint.control import Control
+from protocols.transports.mqtt_endpoint.link import AUTHENTICATING, CHECKING, CLOSED, HELLO, OPEN, UNACKED
 from protocols.transports.mqtt_endpoint.listener import Listener
 from protocols.transports.mqtt_endpoint.packets import (
     Ack,
@@ -29,7 +21,6 @@ from protocols.transports.mqtt_endpoint.packets import (
 )
 from protocols.transports.mqtt_endpoint.reader import MALFORMED, PROTOCOL_ERROR, PacketError
 from protocols.transports.mqtt_endpoint.session import Session
-from protocols.transports.mqtt_endpoint.subscriptions import REASON, grant
 from protocols.transports.mqtt_endpoint.topics import own, up_topic
 
 OVERSIZED_TIMES: Final = 16
@@ -58,20 +49,18 @@ EARLY_BYTES: Final = 1_048_576
 """Bound for what a client may send behind its CONNECT before the CONNACK."""
 
 
-class Connection(Link):
+class Connection(Control):
     """Reads packets, offers publishes to ingest, and writes what their commits earn.
 
     Everything that one read brings is parsed in that read; there is no task, future or timer of a connection's own.
     """
 
     __slots__ = (
-        "_aliases", "_need", "_problem_information", "_rest", "_skip", "_tail", "_uncommitted", "_up", "device_id",
-        "unacked",
+        "_aliases", "_need", "_rest", "_skip", "_tail", "_uncommitted", "_up", "unacked",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
-        self.device_id = ""
         self.unacked = 0  # acknowledgements that wait for a commit
         self._up = b""  # the device's topic as it stands in a PUBLISH
         self._rest: bytearray | None = None  # a packet whose end has not come yet
@@ -80,7 +69,6 @@ class Connection(Link):
         self._aliases: dict[int, bool] | None = None  # topic alias to whether it names a topic of the device
         self._tail: list[bytes] | None = None  # the acknowledgements that wait for this connection's newest commit
         self._uncommitted: set[int] | None = None  # QoS 2 identifiers on their way to disk
-        self._problem_information = True
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -290,14 +278,8 @@ class Connection(Link):
                 self._on_publish(packet, codec, frames, acks)
             case Pingreq():
                 self.send(packets.PINGRESP)
-            case Ack():
-                self._on_ack(packet)
-            case Subscribe():
-                self._on_subscribe(packet)
-            case Unsubscribe():
-                self._on_unsubscribe(packet)
-            case Disconnect():
-                self._on_disconnect(packet)
+            case Ack() | Subscribe() | Unsubscribe() | Disconnect():
+                self.on_control(packet)
 
     def _on_publish(self, packet: Publish, codec: str, frames: list[Frame], acks: list[bytes]) -> None:
         if not self._owns(packet):
@@ -371,72 +353,6 @@ class Connection(Link):
             return False
         self._uncommitted.add(packet_id)
         return True
-
-    def _on_ack(self, packet: Ack) -> None:
-        session = self._session
-        if session is None:
-            return
-        if packet.type == p.PUBACK:
-            self._listener.sessions.acknowledged(session, packet.packet_id, packet.code)
-        elif packet.type == p.PUBREL:
-            known = packet.packet_id in session.received
-            session.received.discard(packet.packet_id)
-            code = packets.SUCCESS if known else packets.PACKET_ID_NOT_FOUND
-            self.send(packets.ack(p.PUBCOMP, packet.packet_id, code, self.version))
-        else:
-            raise PacketError(PROTOCOL_ERROR, "an acknowledgement of QoS 2, which the server never sends")
-
-    def _on_subscribe(self, packet: Subscribe) -> None:
-        session = self._session
-        if session is None:
-            return
-        granted, codes = grant(self.device_id, session.subscriptions, packet, self._listener.limits)
-        failed = max(codes) >= packets.UNSPECIFIED
-        if failed:
-            self._listener.count(self._listener.refused, "filter")
-        reason = REASON if failed and self._problem_information else ""
-        answer = packets.suback(packet.packet_id, codes, self.version, reason)
-        if len(answer) > self.packet_maximum:
-            answer = packets.suback(packet.packet_id, codes, self.version)
-
-        def then() -> None:
-            self._resume(STORING)
-            self.send(answer)
-            self._listener.sessions.pump(session)
-
-        self._pause(STORING)  # or a client could pile up answers while nothing can be stored
-        self._listener.sessions.subscribe(session, granted, then)
-
-    def _on_unsubscribe(self, packet: Unsubscribe) -> None:
-        session = self._session
-        if session is None:
-            return
-        known = session.subscriptions
-        codes = [
-            packets.SUCCESS if pattern in known else packets.NO_SUBSCRIPTION_EXISTED for pattern in packet.patterns
-        ]
-        answer = packets.unsuback(packet.packet_id, codes, self.version)
-
-        def then() -> None:
-            self._resume(STORING)
-            self.send(answer)
-
-        self._pause(STORING)
-        self._listener.sessions.unsubscribe(session, packet.patterns, then)
-
-    def _on_disconnect(self, packet: Disconnect) -> None:
-        session, sessions = self._session, self._listener.sessions
-        if session is None:
-            return
-        expiry_s = packet.properties.get(p.SESSION_EXPIRY)
-        if expiry_s is not None:
-            if expiry_s and not session.expiry_s:
-                raise PacketError(PROTOCOL_ERROR, "a session expiry after none in CONNECT (5.0 section 3.14.2.2.2)")
-            sessions.change_expiry(session, min(expiry_s, self._listener.limits.session_expiry_s))
-        # [MQTT-3.14.4-3]: only a normal disconnection makes the will void.
-        sessions.detach(session, self, with_will=packet.code != packets.SUCCESS)
-        self._listener.count(self._listener.closed, "by_client")
-        self.finish()
 
     # ---- what Acks, the handshake, the wheel and the sessions ask ----------------------------------------------------
 
