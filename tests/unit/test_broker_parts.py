@@ -19,7 +19,7 @@ from gateway.config_broker import BrokerSection, BrokerTopic
 from gateway.errors import ConfigError, UsageError
 from gateway.model import Frame, Verdict
 from protocols.transports.mqtt_broker import tap
-from protocols.transports.mqtt_broker.inbox import Inbox, Unacknowledged
+from protocols.transports.mqtt_broker.inbox import FULL, Inbox, Unacknowledged
 from protocols.transports.mqtt_broker.topics import TopicRule, Topics
 
 ALL = ("zigbee2mqtt", "chirpstack", "the_things_stack", "theengs")
@@ -170,6 +170,24 @@ def test_only_what_was_never_acknowledged_is_taken_for_a_resend() -> None:
         second.offer()
         assert [len(frames) for frames in ingest.frames] == [1, 1, 2]
         assert second.duplicates == 1
+
+    asyncio.run(main())
+
+
+def test_a_flood_without_acknowledgements_is_not_read_without_bounds() -> None:
+    async def main() -> None:
+        ingest, paused, acked = Held(), list[bool](), list[int]()
+        inbox = Inbox(ingest, Unacknowledged(), acknowledge=acked.extend, fail=pytest.fail, pause=paused.append)
+        for _ in range(FULL // 100):
+            for _ in range(100):
+                inbox.add(0, FRAME, 0, duplicate=False)
+            inbox.offer()
+        assert paused == [True]
+        for verdict in ingest.verdicts:
+            verdict.set_result(Verdict.ACCEPTED)
+        await asyncio.sleep(0)
+        assert paused == [True, False]
+        assert acked == []
 
     asyncio.run(main())
 

@@ -18,6 +18,8 @@ from gateway.model import Frame, Verdict
 from gateway.ports import Ingest
 
 MAX_REMEMBERED: Final = 65_535
+FULL: Final = 20_000  # frames under way: QoS 0, and MQTT 3.1.1, have no receive maximum
+ROOM_AGAIN: Final = 10_000
 
 
 class Unacknowledged:
@@ -48,11 +50,15 @@ class _Batch(Struct):
     verdict: asyncio.Future[Verdict]
     ids: list[int]
     digests: list[int]
+    frames: int
     offered_s: float
 
 
 class Inbox:
-    """``acknowledge`` sends acknowledgements now; ``fail`` ends the connection, so that the broker sends again."""
+    """``acknowledge`` sends acknowledgements now; ``fail`` ends the connection, so that the broker sends again.
+
+    ``pause`` stops the reading while there is no room, and starts it again.
+    """
 
     def __init__(
         self,
@@ -61,11 +67,15 @@ class Inbox:
         *,
         acknowledge: Callable[[Sequence[int]], None],
         fail: Callable[[str], None],
+        pause: Callable[[bool], None] = lambda _on: None,
     ) -> None:
         self._ingest = ingest
         self._known = known
         self._acknowledge = acknowledge
         self._fail = fail
+        self._pause = pause
+        self._paused = False
+        self._under_way = 0
         self._loop = asyncio.get_running_loop()
         self._frames: list[Frame] = []
         self._ids: list[int] = []
@@ -97,7 +107,11 @@ class Inbox:
         else:  # nothing to keep, but what is before it is acknowledged first
             verdict = self._loop.create_future()
             verdict.set_result(Verdict.ACCEPTED)
-        self._pending.append(_Batch(verdict, ids, digests, self._loop.time()))
+        self._pending.append(_Batch(verdict, ids, digests, len(frames), self._loop.time()))
+        self._under_way += len(frames)
+        if self._under_way >= FULL and not self._paused:
+            self._paused = True
+            self._pause(True)
         verdict.add_done_callback(self._settle)
 
     def waiting(self) -> int:
@@ -118,6 +132,7 @@ class Inbox:
         ready: list[int] = []
         while self._pending and self._pending[0].verdict.done():
             batch = self._pending.popleft()
+            self._under_way -= batch.frames
             stored = batch.verdict.result() is Verdict.ACCEPTED
             if self._open and not stored:
                 self._open = False
@@ -129,3 +144,6 @@ class Inbox:
         if ready:
             self.acknowledged += len(ready)
             self._acknowledge(ready)
+        if self._paused and self._open and self._under_way <= ROOM_AGAIN:
+            self._paused = False
+            self._pause(False)

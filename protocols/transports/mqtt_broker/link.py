@@ -108,6 +108,7 @@ class BrokerLink:
         self._client: aiomqtt.Client | None = None
         self._inbox: Inbox | None = None
         self._trouble = "not connected yet"
+        self._note = ""
         self.totals: dict[str, int] = dict.fromkeys(
             ("connections", "messages", "acknowledged", "duplicates", "retained", "dropped", "sessions_lost", "sent",
              "stuck"), 0,
@@ -151,7 +152,9 @@ class BrokerLink:
         client = self._make_client()
         inbox: Inbox | None = None
         tap = Tap(client, arrived=self._arrived, turn=self._turn, version=self.options.version)
-        self._inbox = inbox = Inbox(self._ingest, self._known, acknowledge=tap.acknowledge, fail=self._failing(tap))
+        self._inbox = inbox = Inbox(
+            self._ingest, self._known, acknowledge=tap.acknowledge, fail=self._failing(tap), pause=tap.pause
+        )
         try:
             async with client:
                 await self._connected(tap, client)
@@ -215,6 +218,11 @@ class BrokerLink:
             refused = [code for code in codes if (code if isinstance(code, int) else code.value) >= 0x80]
             if refused:
                 raise aiomqtt.MqttError(f"the broker refuses the subscription to {wanted}")
+        granted = getattr(tap.properties, "SessionExpiryInterval", None)
+        self._note = ""
+        if isinstance(granted, int) and granted < self.options.session_expiry_s and self.options.version == 5:
+            self._note = f"; the broker keeps the session for {granted} s only"
+            log.warning("broker_session_short", client_id=self.options.client_id, seconds=granted)
         self._client = client
         self._trouble = ""
         log.info("broker_connected" if present else "broker_connected_anew", client_id=self.options.client_id)
@@ -371,7 +379,7 @@ class BrokerLink:
         inbox = self._inbox
         if not self.connected or inbox is None:
             return False, f"{self.address}: {self._trouble}"
-        return True, f"{self.address}: connected, {inbox.waiting()} unacknowledged"
+        return True, f"{self.address}: connected, {inbox.waiting()} unacknowledged{self._note}"
 
     def counters(self) -> dict[str, int]:
         inbox = self._inbox

@@ -63,6 +63,7 @@ class Tap:
         self._buffer = b""
         self._at = 0
         self._over = False
+        self._paused = False
         self.session_present = False
         self.properties: Any = None
         inner: Any = self._inner
@@ -83,6 +84,18 @@ class Tap:
         """PUBACK for each, in one write."""
         acks = b"".join([b"\x40\x02" + packet_id.to_bytes(2, "big") for packet_id in packet_ids])
         self._inner._packet_queue(PUBACK, acks, 0, 0)  # noqa: SLF001
+
+    def pause(self, on: bool) -> None:
+        """Read nothing for a while; what the socket cannot hold waits at the broker."""
+        sock = self._inner._sock  # noqa: SLF001
+        if sock is None or sock.fileno() < 0:
+            return
+        self._paused = on
+        if on:
+            self._loop.remove_reader(sock.fileno())
+        else:
+            self._loop.add_reader(sock.fileno(), self._readable)
+            self._loop.call_soon(self._readable)  # TLS may hold something that no selector tells of
 
     def break_off(self) -> None:
         """End the connection without a word, so that the broker keeps what was not acknowledged."""
@@ -110,6 +123,8 @@ class Tap:
         self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._readable)
 
     def _readable(self) -> None:
+        if self._paused:
+            return
         try:
             if self._fill():
                 while self._at < len(self._buffer) and self._inner.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
