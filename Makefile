@@ -59,6 +59,7 @@ bench: .venv/installed-test
 
 chaos: .venv/installed-test
 	@sh scripts/install-test-peers
+	@$(call INSTALL,-e '.[test,fuzz]') || echo 'no atheris for this machine: the codecs are not fuzzed'
 	@CAREBELL_CHAOS=long $(BIN)/pytest -q --timeout 3600 tests/chaos tests/properties
 
 clean:

@@ -35,6 +35,7 @@ REGISTRY_POLL_S: Final = 0.3
 UNKNOWN_FLUSH_S: Final = 2.0
 STOOD_STILL_S: Final = 30.0
 DRAIN_S: Final = 10.0
+OPEN_FILES: Final = 65_536
 FIRST_USER: Final = "admin"
 
 log = structlog.get_logger("carebell")
@@ -191,6 +192,7 @@ class Gateway:
             if parts.ble is not None:
                 group.create_task(keep_running("ble", parts.ble.run))
             group.create_task(parts.receivers.run())
+            group.create_task(parts.serial.run())
             group.create_task(keep_running("call_backs", parts.call_backs.run))
             if parts.ways.alarm_centers is not None:
                 group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
@@ -223,6 +225,7 @@ class Gateway:
         if parts.ble is not None:
             self._say(f"ble      {self._settings.ble.adapter}")
         parts.receivers.announce(self._say)
+        parts.serial.announce(self._say)
         parts.brokers.announce(self._say)
         if parts.api is not None:
             async with asyncio.timeout(10):
@@ -298,7 +301,11 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
 
     # Every connection is a file: take as many as the system grants.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    wanted = max(most, OPEN_FILES)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (OSError, ValueError):  # only root and the service manager may have more than they were given
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def main() -> None:
         await Gateway(settings, say).run()
