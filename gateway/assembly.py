@@ -61,6 +61,7 @@ from gateway.provisioning.recent import RecentFrames
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
+from gateway.serial_lines import SerialLines
 from gateway.storage.call_retention import Retention
 from gateway.storage.database import FILE_NAME
 from gateway.storage.dedup import Marks
@@ -156,7 +157,8 @@ class Parts:
             marks=self.marks,
             clock=clock,
             settings=settings.journal,
-            outside_readers=self.feeding.outside_readers() | ({} if self.history is None else {"history": self.history}),
+            outside_readers=self.feeding.outside_readers()
+            | ({} if self.history is None else {"history": self.history}),
             settled=self.ingest.settled,
             calls=Retention(**dict(settings.calls)),
         )
@@ -316,6 +318,7 @@ class Parts:
         if self.brokers.links:
             self.ingest.listen(self.brokers.observe)
             self.commands.attach("broker", self.brokers)
+        self.serial = SerialLines(settings.serial, ingest=self.ingest, directory=self.registry, clock=clock)
         self.receivers = Receivers(
             settings, self.receiver_codecs, ingest=self.ingest, directory=self.registry, clock=clock
         )
@@ -335,6 +338,7 @@ class Parts:
         if self.ble is not None:
             self.health.add(self.ble)
         self.health.add(self.receivers)
+        self.health.add(self.serial)
         if self.ways.alarm_centers is not None:
             self.health.add(self.ways.alarm_centers)
         if self.brokers.links:

@@ -16,7 +16,7 @@ from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
 from gateway.config_emqx import EmqxSection
-from gateway.config_house import Dc09Section, ScaipSection
+from gateway.config_house import Dc09Section, ScaipSection, SerialSection
 from gateway.config_feeds import FeedSection, RedisSection
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     dc09: Dc09Section = Dc09Section()
     scaip: ScaipSection = ScaipSection()
     broker: list[BrokerSection] = []
-    serial: list[dict[str, Any]] = []
+    serial: list[SerialSection] = []
     ble: BleSection = BleSection()
     redis: RedisSection = RedisSection()
     feed: FeedSection = FeedSection()
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings  # the environment overrides the file
 
 
-LATER_SECTIONS = ("serial",)
+LATER_SECTIONS: tuple[str, ...] = ()
 """Sections of the contract whose part of carebell is not in this version: read, and said aloud at start."""
 
 

@@ -74,6 +74,7 @@ def export(parts: Parts) -> None:
     if parts.feeding.webhooks:
         metrics.counter("carebell_webhook_events_total", "Events told to endpoints, and attempts in vain.",
                         parts.feeding.webhook_counters, "what")  # fmt: skip
+    metrics.counter("carebell_serial_total", "What the serial lines did.", parts.serial.counters, "what")
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

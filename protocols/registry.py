@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.bthome import BthomeCodec
+from protocols.codecs.call_host import CallHostCodec
 from protocols.codecs.chirpstack import ChirpStackCodec
 from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.eelink.codec import EelinkCodec
@@ -21,7 +22,9 @@ from protocols.codecs.lwm2m import Lwm2mCodec
 from protocols.codecs.meitrack.codec import MeitrackCodec
 from protocols.codecs.minifinder import MinifinderCodec
 from protocols.codecs.minifinder2 import Minifinder2Codec
+from protocols.codecs.modbus import ModbusCodec
 from protocols.codecs.native import NativeCodec
+from protocols.codecs.nmea import NmeaCodec
 from protocols.codecs.operator_messages import CtwingCodec, OneNetCodec
 from protocols.codecs.osmand.codec import OsmandCodec
 from protocols.codecs.scaip import ScaipCodec
@@ -81,6 +84,9 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         **{codec.name: codec for codec in _BROKER},
         "gatt": GattCodec(),
         "bthome": BthomeCodec(),
+        "callhost": CallHostCodec(),
+        "nmea": NmeaCodec(),
+        "modbus": ModbusCodec(),
         **TERMINALS,
         **RECEIVERS,
     }
@@ -93,6 +99,8 @@ TEXT_CODECS: Final = frozenset(
         "senml",
         "onenet",
         "ctwing",
+        "callhost",
+        "nmea",
         *(codec.name for codec in _BROKER),
         *(name for name, codec in RECEIVERS.items() if codec.text),
         *(codec.name for codec in _STRICT if codec.text),
