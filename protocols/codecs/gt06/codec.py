@@ -14,7 +14,8 @@ from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.bits import bcd_digits, crc16_x25
 from protocols.codecs.gt06.commands import COMMANDS
-from protocols.codecs.gt06.messages import MESSAGES, Message
+from protocols.codecs.gt06.messages import MESSAGES
+from protocols.codecs.gt06.parts import Message
 from protocols.codecs.terminal import Draft, conversation
 from protocols.framing import Framer, first_of
 
