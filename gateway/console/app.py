@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.console import case, case_acts, case_data, queue, sign_in, stream
+from gateway.console import case, case_acts, case_data, lists, queue, sign_in, statistics, stream
 from gateway.console.frame import ROOT, Frame, Handler, refusal, visiting
 
 GET: Final = ("GET",)
@@ -33,12 +33,30 @@ PAGES: Final[Sequence[tuple[str, Sequence[str], Handler, str | None]]] = (
     ("/alerts/{alert_id}/order", POST, case_acts.order, "alerts.act"),
     ("/alerts/{alert_id}/reveal", POST, case_acts.reveal, "alerts.act"),
     ("/alerts/{alert_id}/{action}", POST, case_acts.act, "alerts.act"),
+    ("/map", GET, lists.whole_map, "persons.read"),
+    ("/map.json", GET, lists.whole_map_data, "persons.read"),
+    ("/persons", BOTH, lists.persons, "persons.read"),
+    ("/persons/{person_id}", GET, lists.person, "persons.read"),
+    ("/persons/{person_id}/door-code", POST, lists.door_code, "persons.write"),
+    ("/devices", BOTH, lists.devices, "devices.read"),
+    ("/devices/{device_id}", GET, lists.device, "devices.read"),
+    ("/calls", GET, lists.calls, "calls.read"),
+    ("/audit", GET, lists.audit, "audit.read"),
+    ("/supervision", GET, lists.supervision, "orders.read"),
+    ("/statistics", GET, statistics.page, "alerts.read"),
     ("/colleagues", GET, queue.colleagues, "alerts.act"),
     ("/outline.json", GET, queue.outline, "alerts.read"),
     ("/sign-out", POST, sign_in.sign_out, None),
 )
 PASSIVE: Final = frozenset(
-    {"/queue", "/presented", "/alerts/{alert_id}/panel", "/alerts/{alert_id}/readings", "/alerts/{alert_id}/map.json"}
+    {
+        "/queue",
+        "/presented",
+        "/alerts/{alert_id}/panel",
+        "/alerts/{alert_id}/readings",
+        "/alerts/{alert_id}/map.json",
+        "/map.json",
+    }
 )
 """Asked by the page's script: no sign of a person."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import socket
@@ -67,13 +68,13 @@ def furnish(data_dir: Path, *, hostile: bool = False) -> dict[str, str]:
     encoded = hash_password(PASSWORD)
     now_us = time.time_ns() // 1000
     person = {
-        "name": "王秀英", "address": "和平里 3-1-402", "birth_year": 1941, "district": "和平区", "address_form": "王奶奶",
-        "conditions": ["高血压", "糖尿病"], "note": "耳背，请大声",
+        "name": "王秀英", "address": "和平里 3-1-402", "birth_year": 1941, "district": "和平区",
+        "address_form": "王奶奶", "conditions": ["高血压", "糖尿病"], "note": "耳背，请大声",
     }  # fmt: skip
     if hostile:
         person = dict.fromkeys(("address", "district", "note"), HOSTILE) | {
-            "name": HOSTILE[:100], "address_form": HOSTILE[:40], "conditions": [HOSTILE[:60]], "district": HOSTILE[:100],
-            "community": HOSTILE[:100],
+            "name": HOSTILE[:100], "address_form": HOSTILE[:40], "conditions": [HOSTILE[:60]],
+            "district": HOSTILE[:100], "community": HOSTILE[:100],
         }  # fmt: skip
     contact = {
         "person_id": "P-1", "name": HOSTILE[:100] if hostile else "李梅", "phone": "+8613900000002",
@@ -141,7 +142,7 @@ def forget_codes(data_dir: Path) -> None:
 
 
 def code_now() -> str:
-    return totp.code_at(totp.base64.b32decode(SECRET), int(time.time()) // totp.STEP_S)
+    return totp.code_at(base64.b32decode(SECRET), int(time.time()) // totp.STEP_S)
 
 
 def sign_in(page: Any, url: str, login: str, *, ready: str = "#queue") -> None:
