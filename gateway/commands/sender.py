@@ -388,8 +388,7 @@ class Sender:
 
     async def _hand(self, command: Command, transport: str, downlink: Downlink, payload: bytes) -> bool:
         """Hand the bytes to a live connection; whether there was one. A dangerous command is on disk as sent before."""
-        details: dict[str, Any] = {"transport": transport, "last_word": True}
-        if command.dangerous and not await self._steps([(command, Event.SEND)], **details):
+        if command.dangerous and not await self._steps([(command, Event.SEND)], transport=transport):
             return True  # cancelled or expired meanwhile
         try:
             async with asyncio.timeout(SEND_S):
@@ -402,8 +401,10 @@ class Sender:
         if command.dangerous:
             if not gone:
                 await self._steps([(command, Event.RELEASE)])
+            elif not command.confirms:  # nothing more will ever be heard of it
+                await self._steps([(command, Event.HAND_OVER)])
         elif gone:
-            await self._steps([(command, Event.SEND)], **details)
+            await self._steps([(command, Event.SEND)], transport=transport, last_word=True)
         return gone
 
     # ---- now and then ------------------------------------------------------------------------------------------------

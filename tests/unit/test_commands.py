@@ -66,7 +66,11 @@ class Terminal:
                 raise ValueError("not 13")
             return f"[{key}*{parameters['seconds']}]".encode()
 
-        return {"interval": interval, "restart": lambda _parameters, key: f"[{key}*R]".encode()}
+        return {
+            "interval": interval,
+            "restart": lambda _parameters, key: f"[{key}*R]".encode(),
+            "halt": lambda _parameters, key: f"[{key}*H]".encode(),
+        }
 
 
 TERMINAL = {
@@ -78,6 +82,7 @@ TERMINAL = {
             "parameters": {"seconds": {"type": "integer", "minimum": 1, "maximum": 600, "default": 60}},
         },
         "restart": {"title": {"zh": "重启", "en": "Restart"}, "dangerous": True},
+        "halt": {"title": {"zh": "停", "en": "Halt"}, "dangerous": True, "confirms": False},
         "dance": {"title": {"zh": "舞", "en": "Dance"}},
     },
 }  # fmt: skip
@@ -549,8 +554,9 @@ def test_a_dangerous_command_is_written_down_before_it_goes_and_goes_once(world:
     assert world.state(command) == (State.FAILED, "unanswered")
 
 
-def test_a_dangerous_command_whose_device_is_away_waits_and_still_goes_once(world: World) -> None:
-    command = world.ask("T-1", "restart", expires_s=3600)
+@pytest.mark.parametrize("name", ["restart", "halt"])
+def test_a_dangerous_command_whose_device_is_away_waits_and_still_goes_once(world: World, name: str) -> None:
+    command = world.ask("T-1", name, expires_s=3600)
     world.turn()
     assert world.state(command) == (State.QUEUED, "")
     world.line.here.add("T-1")
@@ -558,6 +564,8 @@ def test_a_dangerous_command_whose_device_is_away_waits_and_still_goes_once(worl
     world.turn()
     world.turn()
     assert len(world.line.sent) == 1
+    assert world.state(command) == (State.SENT, "")
+    assert (ledger.get(world.connection, command.id).finished_at_us is not None) == (name == "halt")
 
 
 def test_over_mqtt_a_dangerous_command_never_enters_the_queue(world: World) -> None:
