@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -51,11 +52,19 @@ class PrivateBus:
             stderr=subprocess.DEVNULL,
         )
         until_s = time.monotonic() + START_S
-        while not self._socket.exists():
+        while not self._listens():
             if self._process.poll() is not None or time.monotonic() > until_s:
                 self.stop()
                 raise RuntimeError("dbus-daemon did not start")
             time.sleep(0.005)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self._socket))
+            except OSError:
+                return False
+        return True
 
     def stop(self) -> None:
         """End the bus; whoever was on it is cut off."""

@@ -70,6 +70,7 @@ class Peripheral:
         self.paired = False
         self.refuses_pairing = False
         self.out_of_range = False
+        self.needs_silence = False  # the controller cannot connect to it while it scans
         self.latency_s = 0.0
 
     def on_disconnect(self) -> None:

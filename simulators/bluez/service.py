@@ -217,6 +217,8 @@ class SimulatedBluez:
 
     def _device(self, message: Message, path: str, member: str) -> Reply:
         peripheral = self._peripherals[path]
+        if member == "Connect" and peripheral.needs_silence and self.discovering():
+            return Message.new_error(message, "org.bluez.Error.InProgress", "Operation already in progress")
         if member == "Connect":
             if not peripheral.out_of_range:  # else no answer: the other side gives up by itself
                 loop = asyncio.get_running_loop()

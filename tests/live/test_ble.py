@@ -274,7 +274,24 @@ def test_out_of_range_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             cuff.out_of_range = False
             cuff.pending = [peripherals.pressure(128, 79, 95)]
             await served(place, cuff)
-            assert "out of range" not in place.hub.state()[1]
+            await until(lambda: "out of range" not in place.hub.state()[1])
+
+    asyncio.run(main())
+
+
+def test_a_controller_that_cannot_connect_while_it_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with world(tmp_path, ONE_CUFF, monkeypatch, quiet_s=1.0) as place:
+            cuff = peripherals.cuff(CUFF)
+            cuff.needs_silence = True
+            cuff.pending = [peripherals.pressure(128, 79, 95)]
+            assert place.bluez.advertise(cuff)
+            await until(lambda: place.taken.frames)
+            assert place.taken.measured("systolic_mmhg")[:1] == [128]
+            await place.scanning()
+            assert cuff.connected  # nobody waits for its end: presses are heard beside it
+            await until(lambda: not cuff.connected)
+            assert "InProgress" not in place.hub.state()[1]
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +66,9 @@ class BleHub:
         self._adverts = Adverts(options, self._delivery, self._memory, clock)
         self._turns: Turns | None = None
         self._sessions: set[Session] = set()
+        self._pauses = 0  # connections that need the scan to be silent
+        self._changed = asyncio.Event()
+        self._silent = asyncio.Event()
         self._ok = False
         self._text = "not started"
         self._last_s = 0.0
@@ -103,6 +106,7 @@ class BleHub:
             try:
                 reason = await self._scan(radio)
                 if not reason:  # silence: a new scan often helps a controller that has gone deaf
+                    await self._while_silent()
                     continue
                 for session in self._sessions:
                     session.lost()
@@ -128,7 +132,12 @@ class BleHub:
         self._say(ok=True, text="scanning")
         try:
             while self._clock.monotonic_s() - self._last_s < self._options.silence_s:
-                await asyncio.sleep(min(LOOK_S, self._options.retry_s))
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(LOOK_S, self._options.retry_s)):
+                        await self._changed.wait()
+                if self._pauses:
+                    return ""
                 async with asyncio.timeout(START_S):
                     if trouble := await radio.trouble():
                         return trouble
@@ -137,6 +146,36 @@ class BleHub:
             with contextlib.suppress(*WEATHER):
                 async with asyncio.timeout(START_S):
                     await scanner.stop()
+
+    async def _while_silent(self) -> None:
+        """Let the connections go first that cannot be made beside a scan."""
+        self._silent.set()
+        while self._pauses:
+            self._changed.clear()
+            await self._changed.wait()
+        self._silent.clear()
+
+    @contextlib.asynccontextmanager
+    async def _silence(self) -> AsyncIterator[Callable[[], None]]:
+        """The scan stands still until the yielded function is called, at the latest until the end of the block."""
+        self._pauses += 1
+        self._changed.set()
+        held = True
+
+        def resume() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._pauses -= 1
+                self._changed.set()
+
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_S):
+                    await self._silent.wait()
+            yield resume
+        finally:
+            resume()
 
     def _heard(self, device: BLEDevice, advertisement: AdvertisementData) -> None:
         self._last_s = self._clock.monotonic_s()
@@ -169,8 +208,33 @@ class BleHub:
 
     async def _connect(self, radio: Radio, turns: Turns, wish: Wish, binding: DeviceBinding) -> tuple[str, float]:
         """What went wrong, "" for nothing, and how long to leave the device alone then."""
-        from protocols.transports.ble.radio import WEATHER, in_words  # noqa: PLC0415 - as above
-        from protocols.transports.ble.session import PairingRefusedError, Session  # noqa: PLC0415
+        from protocols.transports.ble.radio import WEATHER, in_words, is_busy  # noqa: PLC0415 - as above
+        from protocols.transports.ble.session import PairingRefusedError  # noqa: PLC0415
+
+        try:
+            try:
+                await self._session(radio, turns, wish, binding, lambda: None)
+            except WEATHER as error:
+                if not is_busy(error):
+                    raise
+                async with self._silence() as resume:  # only to connect: a press must not fall into it
+                    await self._session(radio, turns, wish, binding, resume)
+        except PairingRefusedError as error:
+            self._counts["pairing_refusals_total"] += 1
+            return f"pairing refused ({error})", REFUSED_PAUSE_S
+        except TimeoutError:
+            self._counts["connection_failures_total"] += 1
+            return "out of range", 0.0
+        except WEATHER as error:
+            self._counts["connection_failures_total"] += 1
+            return in_words(error), 0.0
+        return "", 0.0
+
+    async def _session(
+        self, radio: Radio, turns: Turns, wish: Wish, binding: DeviceBinding, connected: Callable[[], None]
+    ) -> None:
+        """Connect once, call ``connected`` then, and go on as long as the session lasts. Raises as Session does."""
+        from protocols.transports.ble.session import Session  # noqa: PLC0415 - as above
 
         session = Session(
             binding,
@@ -182,24 +246,15 @@ class BleHub:
             clock=self._clock,
             zone=self._zone_of(binding.person_id),
             others_wait=lambda: turns.waiting > 0,
+            connected=connected,
         )
         self._counts["connections_total"] += 1
         self._sessions.add(session)
         try:
             await session.run()
-        except PairingRefusedError as error:
-            self._counts["pairing_refusals_total"] += 1
-            return f"pairing refused ({error})", REFUSED_PAUSE_S
-        except TimeoutError:
-            self._counts["connection_failures_total"] += 1
-            return "out of range", 0.0
-        except WEATHER as error:
-            self._counts["connection_failures_total"] += 1
-            return in_words(error), 0.0
         finally:
             self._sessions.discard(session)
             self._counts["values_total"] += session.values
-        return "", 0.0
 
     def _note(self, device_id: str, trouble: str) -> None:
         """Remember what is wrong with a device; each change is logged once."""

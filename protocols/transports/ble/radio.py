@@ -77,6 +77,12 @@ def wants_pairing(error: BaseException) -> bool:
     return isinstance(error, BleakDBusError) and error.dbus_error in _PAIRING_WANTED_NAMES
 
 
+def is_busy(error: BaseException) -> bool:
+    """Whether the controller cannot connect because it is scanning, as some cannot."""
+    details = str(error)
+    return "InProgress" in details or "abort-by-local" in details or "already in progress" in details
+
+
 def in_words(error: BaseException) -> str:
     """One line for the health of the part."""
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):

@@ -69,6 +69,7 @@ class Session:
         clock: Clock,
         zone: str,
         others_wait: Callable[[], bool],
+        connected: Callable[[], None],
     ) -> None:
         self._binding = binding
         self._address = device.address
@@ -78,6 +79,7 @@ class Session:
         self._clock = clock
         self._zone = zone
         self._others_wait = others_wait
+        self._connected = connected
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._client: BleakClient = radio.client(device, self._gone.set, options.connect_s)
@@ -95,6 +97,7 @@ class Session:
         async with asyncio.timeout(self._options.connect_s):
             await self._client.connect()
         try:
+            self._connected()
             started_s = self._last_s = self._loop.time()
             found = _characteristics(self._client)
             await self._read_clock(found)
