@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from gateway.storage.calls import Question, search
-from tests.drills.language import World, play
+from tests.drills.language import play
+from tests.drills.world import World
 
 STORY = """
 at 22:04:00 press

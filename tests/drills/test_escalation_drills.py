@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.language import PowerCut, World, clock_of, count_keys, play, run_story
+from tests.drills.language import count_keys, play, run_story
+from tests.drills.world import PowerCut, World, clock_of
 
 STORIES = Path(__file__).parent / "stories"
 

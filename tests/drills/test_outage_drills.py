@@ -23,7 +23,7 @@ from gateway.model import Severity
 from simulators.modem import SimulatedModem
 from tests.alerts_support import FileStore, sos
 from tests.drills.jumping_loop import LoopClock, play
-from tests.drills.language import People
+from tests.drills.world import People
 from tests.factory import T0_US
 from tests.live.modem_harness import modem_harness
 from tests.provider_contract import until

@@ -28,7 +28,7 @@ from gateway.errors import ConflictError, UsageError
 from gateway.model import Actor, Severity
 from gateway.storage.database import FILE_NAME, open_database
 from tests.alerts_support import FAMILY, OPERATOR, OTHER, PLATFORM, SYSTEM, cancelled, sos
-from tests.drills.language import People
+from tests.drills.world import People
 
 PEOPLE = ("P-0001", "P-0002")
 KINDS = {"sos": Severity.P1, "fall": Severity.P1, "heart_rate_high": Severity.P3}

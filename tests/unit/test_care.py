@@ -30,7 +30,8 @@ from gateway.clock import US_PER_S, from_us
 from gateway.errors import ConflictError, DeliveryRefusedError, NotFoundError, UsageError
 from gateway.model import Clear, Committed, Effect
 from tests.alerts_support import OPERATOR, FileStore, committed, sos
-from tests.drills.language import Carrier, World, run_story
+from tests.drills.language import run_story
+from tests.drills.world import Carrier, World
 from tests.factory import T0_US, record
 
 ZONE = ZoneInfo("Asia/Shanghai")

@@ -19,7 +19,8 @@ from gateway.clock import US_PER_S
 from gateway.errors import DeliveryUnknownError, NotFoundError, UsageError
 from gateway.model import Actor, Severity
 from tests.alerts_support import FAMILY, OPERATOR, committed, sos
-from tests.drills.language import SITE, Carrier, World, play, run_story
+from tests.drills.language import play, run_story
+from tests.drills.world import SITE, Carrier, World
 
 INSTALLER = Actor("operator", "I-1", role="installer")
 SUPERVISOR = Actor("operator", "S-1", role="supervisor")
