@@ -45,7 +45,6 @@ SHORTEST_S: Final = 0.005
 FLUSH_S: Final = 0.02
 """How long an outcome may wait to be written down together with others; nobody is kept waiting by that."""
 SEND_LIMIT_S: Final = 120.0
-CLOSE_LIMIT_S: Final = 15.0
 
 DISPATCHES: Final = Counter(
     "carebell_dispatches_total", "Attempts to deliver, by what came of them", ["destination", "result"]

@@ -209,13 +209,6 @@ def state_of(connection: apsw.Connection, idempotency_key: str) -> str:
     return "done" if row is None else str(row[0])
 
 
-def has_unsent(connection: apsw.Connection, alert_id: str) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM outbox WHERE alert_id = ? AND state IN ('pending', 'sending', 'retry') LIMIT 1", (alert_id,)
-    ).fetchone()
-    return row is not None
-
-
 def is_any_sending(connection: apsw.Connection) -> bool:
     """Whether the answer to some dispatch may be about to be written down."""
     return connection.execute("SELECT 1 FROM outbox WHERE state = 'sending' LIMIT 1").fetchone() is not None

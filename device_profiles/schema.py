@@ -17,7 +17,6 @@ from gateway.errors import ConfigError
 from gateway.model import METRICS, SIGNALS
 
 EXTRA_METRIC: Final = re.compile(r"x_[a-z0-9_]{1,62}")
-TRANSPORTS: Final = ("mqtt", "http", "coap", "tcp", "udp", "serial", "ble", "sip")
 TIME_FORMATS: Final = ("rfc3339", "epoch_s", "epoch_ms", "epoch_us")
 
 _PATH: Final = re.compile(r"[^.\[\]]+(?:\[\])*(?:\.[^.\[\]]+(?:\[\])*)*")

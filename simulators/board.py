@@ -56,7 +56,6 @@ STATUS_ZH: Final[Mapping[str, str]] = MappingProxyType(
         "cancelled": "已取消",
     }
 )
-HEADINGS: Final = ("时刻 since", "人员 person", "报警 alert", "级 sev", "情况 condition", "处置 handling", "工单 order")
 ROWS: Final = 16
 STYLES: Final[Mapping[str, str]] = MappingProxyType({"P1": "bold red", "P2": "yellow", "P3": "cyan", "P4": "dim"})
 

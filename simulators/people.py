@@ -101,9 +101,6 @@ class People:
         dice = random.Random(f"{self._seed}:{number}:{medium}:{turn}")
         return NAMED[dice.choices(list(USUAL), weights=list(USUAL.values()))[0]]
 
-    def calls_to(self, number: str) -> int:
-        return self._turns[number, "call"]
-
 
 def from_document(members: Mapping[str, object]) -> tuple[Behaviour, ...]:
     """A script from JSON: ``{"script": ["busy", {"answers_after_s": 2, "keys": ["1"]}]}``. Raises ValueError."""

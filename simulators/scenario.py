@@ -21,7 +21,6 @@ from simulators.geography import Spot, moved
 from simulators.payloads import PROFILES, CannotSayError, Place, Statement, utc_now, write
 
 FOLDER: Final = Path(__file__).resolve().parent / "scenarios"
-SEVERITIES: Final = ("P1", "P2", "P3", "P4")
 ORDER_STATES: Final = ("requested", "accepted", "dispatched", "arrived", "completed")
 MAX_STORY_S: Final = 7 * 86_400
 MAX_BYTES: Final = 1_048_576

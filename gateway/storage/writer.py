@@ -107,7 +107,6 @@ class JournalWriter:
         self._on_broken = on_broken
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
-        self._reader_count = 0
         self._loop = asyncio.get_running_loop()
         self._broken: StorageBrokenError | None = None
         self._stopping = threading.Event()
