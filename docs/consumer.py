@@ -11,8 +11,7 @@ What it shows:
 
 - Every event has one id, ``<seq>-<n>``, on every channel and after every replay. Delivery is at least once: an event
   may come again, after a crash of this program or when Redis lost data and carebell published
-  again. So ``handle`` and the
-  note that the id was handled belong into one transaction.
+  again. So ``handle`` and the note that the id was handled belong into one transaction.
 - A group's place is Redis's memory of it. When Redis lost that (NOGROUP), the group is made again behind the last event
   that this program knows; what is in the stream and was handled already is recognised by its id.
 - Entries that another consumer took and never finished are claimed after a minute.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from gateway.cli import provisioning
+from gateway.cli import provisioning, pull
 from gateway.cli.commands import command
 from gateway.cli.registry_contacts import contacts
 from gateway.cli.registry_devices import devices
 from gateway.cli.registry_persons import persons
 from gateway.cli.registry_places import places
 
+persons.command("pull")(pull.pull_persons)
+contacts.command("pull")(pull.pull_contacts)
 devices.command("command")(command)
 devices.command("claim-code")(provisioning.claim_code)
 devices.command("label")(provisioning.label)
