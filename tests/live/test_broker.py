@@ -17,6 +17,7 @@ from typing import NamedTuple
 import aiomqtt
 import pytest
 
+from gateway.model import Committed, Record
 from gateway.registry.devices import add_device
 from gateway.registry.persons import add_person
 from gateway.storage import journal
@@ -32,32 +33,38 @@ pytestmark = pytest.mark.live
 LONG = os.environ.get("CAREBELL_CHAOS") == "long"
 PRESSES = 1000
 BUTTON = "zigbee2mqtt/0x00158d0001a2b3c4"
+PENDANT = "application/1/device/24e124535d012345/event/up"
 HOUSE = (TopicRule("house/{device}/panic", down="house/{device}/do"),)
 
 
-def presses(first: int, count: int) -> list[tuple[str, str]]:
-    return [(BUTTON, json.dumps({"action": "emergency", "n": number})) for number in range(first, first + count)]
+def presses(first: int, count: int, topic: str = BUTTON) -> list[tuple[str, str]]:
+    return [(topic, json.dumps({"action": "emergency", "n": number})) for number in range(first, first + count)]
 
 
 def numbers(payloads: list[bytes]) -> list[int]:
     return [json.loads(payload[payload.index(b"{") :])["n"] for payload in payloads]
 
 
-@pytest.mark.parametrize("version", [4, 5])
-def test_a_thousand_presses_with_reconnects_in_between(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "codec", "topic"),
+    [(4, "zigbee2mqtt", BUTTON), (5, "chirpstack", PENDANT), (5, "the_things_stack", "v3/care@ttn/devices/p-1/up")],
+    ids=["ZigBee", "LoRa-ChirpStack", "LoRa-TheThingsStack"],
+)
+def test_a_thousand_presses_with_reconnects_in_between(tmp_path: Path, version: int, codec: str, topic: str) -> None:
     async def main() -> None:
         with Mosquitto(tmp_path) as broker:
             async with FaultProxy(broker.port) as proxy:
-                world = World(proxy.port, codecs=("zigbee2mqtt",), version=version)
+                world = World(proxy.port, codecs=(codec,), version=version)
                 async with world.running(), asyncio.TaskGroup() as group:
-                    pressing = group.create_task(publish(broker.port, presses(0, PRESSES)))
-                    for _ in range(4):
-                        await asyncio.sleep(0.15)
+                    for first in range(0, PRESSES, 200):
+                        pressing = group.create_task(publish(broker.port, presses(first, 200, topic)))
+                        enough = len(world.ingest.offered) + 50
+                        await world.until(lambda enough=enough: len(world.ingest.offered) > enough)
                         proxy.cut()
-                    await pressing
+                        await pressing
                     await world.until(lambda: len(set(numbers(world.ingest.payloads()))) == PRESSES)
                     await world.until(lambda: world.link.state()[1].endswith(" 0 unacknowledged"))
-                assert world.link.totals["connections"] > 1
+                assert world.link.totals["connections"] > 4
                 assert world.lost == []
                 found = numbers(world.ingest.payloads())
                 assert set(found) == set(range(PRESSES))
@@ -254,6 +261,36 @@ def test_a_flood_is_read_as_fast_as_it_is_stored(tmp_path: Path, monkeypatch: py
                 assert len(world.ingest.offered) < 300
                 world.ingest.hold = False
                 await world.until(lambda: len(set(numbers(world.ingest.payloads()))) == 1000)
+
+    asyncio.run(main())
+
+
+def test_commands_reach_devices_under_their_names(tmp_path: Path) -> None:
+    """A Zigbee device before it has ever spoken, any other on the topic that belongs to the one it spoke on."""
+
+    async def main() -> None:
+        site = ZigbeeSite(2)
+        heard: list[tuple[str, object]] = []
+        with Mosquitto(tmp_path) as broker:
+            await publish(broker.port, [(said.topic, said.payload) for said in site.opening()], retain=True)
+            world = World(broker.port, codecs=("zigbee2mqtt",), topics=HOUSE)
+            world.book.keys = {site.identity(1): "Z-1"}
+            async with world.running(), aiomqtt.Client("127.0.0.1", broker.port) as other:
+                await other.subscribe([(site.listens_to, 1), ("zigbee2mqtt/+/+/set", 1), ("house/+/do", 1)])
+                await world.until(lambda: world.link.counters()["zigbee_names"] == 2)
+                assert await world.link.send("Z-1", b'{"warning": {}}')
+                assert not await world.link.send("H-1", b"ring"), "nobody knows where it is"
+                source = "carebell-test house/panel 7/panic"
+                record = Record(1, "broker", "json", source, b"", "H-1", "panel 7", "", "", True, 0, "")
+                world.link.observe(Committed(1, [record]))
+                assert await world.link.send("H-1", b"ring")
+                async with asyncio.timeout(5):
+                    async for message in other.messages:
+                        heard.append((str(message.topic), message.payload))
+                        if len(heard) == 2:
+                            break
+            assert not await world.link.send("Z-1", b"{}"), "there is no connection"
+        assert heard == [(f"zigbee2mqtt/{site.name(1)}/set", b'{"warning": {}}'), ("house/panel 7/do", b"ring")]
 
     asyncio.run(main())
 

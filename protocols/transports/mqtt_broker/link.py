@@ -213,11 +213,14 @@ class BrokerLink:
                 log.error("broker_session_lost", client_id=self.options.client_id)
                 self._session_lost(self.options.client_id)
         self._had_session, self._changed = True, self._changed or not self._had_session
-        for wanted in self._topics.subscriptions():
-            codes = await client.subscribe(wanted, **self._how(wanted))
-            refused = [code for code in codes if (code if isinstance(code, int) else code.value) >= 0x80]
-            if refused:
-                raise aiomqtt.MqttError(f"the broker refuses the subscription to {wanted}")
+        async with asyncio.TaskGroup() as group:  # a call of the library outlives its connection
+            subscribing = group.create_task(self._subscribe(client))
+            either: list[asyncio.Future[Any]] = [subscribing, tap.ended]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            subscribing.cancel()
+        trouble = "the connection ended" if subscribing.cancelled() else subscribing.result()
+        if trouble:
+            raise aiomqtt.MqttError(trouble)
         granted = getattr(tap.properties, "SessionExpiryInterval", None)
         self._note = ""
         if isinstance(granted, int) and granted < self.options.session_expiry_s and self.options.version == 5:
@@ -226,6 +229,17 @@ class BrokerLink:
         self._client = client
         self._trouble = ""
         log.info("broker_connected" if present else "broker_connected_anew", client_id=self.options.client_id)
+
+    async def _subscribe(self, client: aiomqtt.Client) -> str:
+        """What went wrong, "" when nothing did."""
+        for wanted in self._topics.subscriptions():
+            try:
+                codes = await client.subscribe(wanted, **self._how(wanted))
+            except aiomqtt.MqttError as error:
+                return str(error)
+            if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):
+                return f"the broker refuses the subscription to {wanted}"
+        return ""
 
     def _how(self, wanted: str) -> dict[str, Any]:
         """QoS 1: a QoS 2 message would be confirmed by paho before it is stored."""

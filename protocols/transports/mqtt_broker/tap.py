@@ -130,12 +130,21 @@ class Tap:
                 while self._at < len(self._buffer) and self._inner.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
                     pass
         except Exception as error:  # noqa: BLE001 - whatever the library raises here means that the connection is lost
-            if not self.ended.done():
-                self.ended.set_exception(error)
+            self._lost(error)
+        if self._over:
+            self._lost(aiomqtt.MqttError("the broker closed the connection"))
         self._turn()
         sock = self._inner._sock  # noqa: SLF001
         if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted already: no selector tells of it
             self._loop.call_soon(self._readable)
+
+    def _lost(self, error: Exception) -> None:
+        """Tell those who wait for the CONNACK, or for the end; the library tells neither of them in every case."""
+        connected = self._client._connected  # noqa: SLF001
+        if not connected.done():
+            connected.set_exception(aiomqtt.MqttError(str(error) or type(error).__name__))
+        elif not self.ended.done():
+            self.ended.set_exception(error)
 
     def _fill(self) -> bool:
         """Read once; whether there is something."""
