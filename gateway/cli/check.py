@@ -36,17 +36,17 @@ Check = Callable[[Settings], Finding]
 
 def check_configuration(settings: Settings) -> Finding:
     """The file was read already; what is left are sections that this version cannot do."""
+    from gateway.brokers import options_of  # noqa: PLC0415 - keeps `--help` quick
+    from gateway.nearby import ble_options  # noqa: PLC0415 - keeps `--help` quick
     from gateway.receivers import ReceiverCodecs  # noqa: PLC0415 - keeps `--help` quick
     from gateway.serial_lines import check as check_lines  # noqa: PLC0415
-    from gateway.brokers import options_of  # noqa: PLC0415 - keeps `--help` quick
-    from gateway.nearby import ble_options  # noqa: PLC0415
     from gateway.terminals import places  # noqa: PLC0415
 
     places(settings.trackers)
     ble_options(settings)
-    options_of(settings.broker)
     ReceiverCodecs(settings, lambda _cid: None)
     check_lines(settings.serial)
+    options_of(settings.broker)
     later = settings.not_in_this_version()
     return Finding(
         f"site {settings.site}, data in {settings.data_dir}",
