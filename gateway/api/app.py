@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from gateway.api import openapi, problems
 from gateway.api.routes import (
     alerts,
+    asyncapi,
     audit,
     callbacks,
     calls,
@@ -77,6 +78,7 @@ def build_app(services: Services) -> App:
     problems.install(api)
     api.include_router(system.router)
     api.include_router(callbacks.router)
+    api.include_router(asyncapi.router)
     routers = [module.router for module in (*_MODULES, suppressions)] + [system.api_router]
     for router in routers:
         api.include_router(router, prefix="/api/v1", responses=problems.documented(401, 403, 503))

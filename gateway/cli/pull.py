@@ -123,8 +123,8 @@ def _pull(
                     )  # fmt: skip
             except pull.PullError as error:
                 _show(report, json_output)
-                fail("\n".join([f"of the page behind {at or 'the beginning'} nothing was taken over:", *error.problems]),
-                     EXIT_WRONG)  # fmt: skip
+                head = f"of the page behind {at or 'the beginning'} nothing was taken over:"
+                fail("\n".join([head, *error.problems]), EXIT_WRONG)
         report.add(found)
         if not page.more or page.next == at:
             break
@@ -148,7 +148,7 @@ def _page(url: str, token: str, at: str) -> Page:
             for chunk in answer.iter_bytes():
                 body += chunk
                 if len(body) > PAGE_BYTES:
-                    fail(f"the page is longer than {PAGE_BYTES >> 20} MiB; the platform should heed ?limit=", EXIT_WRONG)
+                    fail(f"a page is longer than {PAGE_BYTES >> 20} MiB; it should heed ?limit=", EXIT_WRONG)
     except httpx2.HTTPError as error:
         fail(f"the platform does not answer: {type(error).__name__}", EXIT_UNREACHABLE)
     if status != 200:
