@@ -50,7 +50,11 @@ def numbers(payloads: list[bytes]) -> list[int]:
     [(4, "zigbee2mqtt", BUTTON), (5, "chirpstack", PENDANT), (5, "the_things_stack", "v3/care@ttn/devices/p-1/up")],
     ids=["ZigBee", "LoRa-ChirpStack", "LoRa-TheThingsStack"],
 )
-def test_a_thousand_presses_with_reconnects_in_between(tmp_path: Path, version: int, codec: str, topic: str) -> None:
+def test_a_thousand_presses_with_reconnects_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, codec: str, topic: str
+) -> None:
+    monkeypatch.setattr(link, "LAST_PAUSE_S", 0.15)
+
     async def main() -> None:
         with Mosquitto(tmp_path) as broker:
             async with FaultProxy(broker.port) as proxy:
