@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from tests.daemon import free_port
 
 PROGRAM = (sys.executable, "-c", "from gateway.cli.main import main; main()")
 
@@ -36,12 +37,6 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CAREBELL_")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

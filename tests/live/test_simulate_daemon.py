@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.live.simulate_daemon import Daemon, carebell, daemon, free_port, rows
+from tests.daemon import free_port
+from tests.live.simulate_daemon import Daemon, carebell, daemon, rows
 
 pytestmark = pytest.mark.live
 
