@@ -40,7 +40,9 @@ Point = Mapping[str, Any]
 
 def codes() -> dict[str, tuple[str, ...]]:
     """Which metrics a LOINC code asks for."""
-    found = {str(METRICS[metric].loinc): (metric,) for metric in DISPLAYS if metric not in PRESSURES}
+    found: dict[str, tuple[str, ...]] = {
+        str(METRICS[metric].loinc): (metric,) for metric in DISPLAYS if metric not in PRESSURES
+    }
     found |= {str(METRICS[metric].loinc): PRESSURES for metric in PRESSURES}
     return found | {PRESSURE_PANEL: PRESSURES, "59408-5": ("spo2_percent",)}
 

@@ -18,7 +18,7 @@ import redis
 from gateway.clock import SystemClock
 from gateway.feeding import open_redis
 from gateway.live_states import LiveStates
-from gateway.model import Record
+from gateway.model import Committed, Record
 from gateway.storage import eventbus, eventbus_state, journal
 from gateway.storage.eventbus import BOOKMARK, DEVICES, STREAM, EventBus, partition_of
 from gateway.storage.feed import JournalFeed
@@ -37,7 +37,7 @@ class World:
     feed: JournalFeed
     bus: EventBus
     live: LiveStates
-    redis: RedisServer
+    server: RedisServer
     client: redis.Redis
 
     async def commit(self, *records: Record) -> int:
@@ -228,7 +228,7 @@ def test_the_live_state_is_in_redis(tmp_path: Path, server: RedisServer) -> None
         async with world(tmp_path / "j", server) as it:
             each = record(1)
             await it.commit(each)
-            it.live.observe(journal.Committed(1, [each]))
+            it.live.observe(Committed(1, [each]))
             await until(lambda: bool(it.client.hget(DEVICES, "D-0001")))
             told = json.loads(it.client.hget(DEVICES, "D-0001") or "")
             assert told["readings"]["heart_rate_bpm"][0] == 61
