@@ -43,6 +43,7 @@ from gateway.console.board import Board
 from gateway.console.family_link import FamilyLinks
 from gateway.console.frame import Frame as PageFrame
 from gateway.console.frame import Look, read_outline
+from gateway.cti import CtiReceiver
 from gateway.downlink import ProfileCommands
 from gateway.errors import ConfigError, StorageBrokenError
 from gateway.feeding import Feeding
@@ -70,6 +71,7 @@ from gateway.storage.feed import JournalFeed
 from gateway.storage.history.process import HistoryProcess
 from gateway.storage.history.queries import PostgresHistory
 from gateway.storage.writer import JournalWriter
+from gateway.telephones import Telephones
 from gateway.terminals import Terminals
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
@@ -198,7 +200,16 @@ class Parts:
         settings = self.settings
         rng = random.Random()  # noqa: S311 - jitter
         intake = Intake(self.writer, self.clock)
-        self.ways = Ways(settings.notify, self.clock, intake, JournalIncoming(self.ingest))
+        self.telephones = Telephones(
+            ingest=self.ingest,
+            store=self.writer,
+            directory=self.registry,
+            refresh=self.registry.refresh_if_changed,
+            clock=self.clock,
+            codec=CODECS["cti"],
+        )
+        self.incoming = JournalIncoming(self.telephones)
+        self.ways = Ways(settings.notify, self.clock, intake, self.incoming)
         self.escalation = escalation.build(
             policy=Policy(site=settings.site, readings=self.live.readings),
             book=load_policies([settings.policies_dir], settings.timezone),
@@ -237,6 +248,7 @@ class Parts:
             rng=rng,
         )
         intake.connect(self.escalation.take_told, self.outbox.wake)
+        self.incoming.connect(self.care.service.take_reply, self.outbox.wake)
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.call_backs = CallBacks(self.desk)
@@ -350,6 +362,11 @@ class Parts:
             ingest=self.ingest, credentials=self.registry, directory=self.registry, clock=clock,
         )  # fmt: skip
         self.push = push_receivers(settings, ingest=self.ingest, directory=self.registry, clock=clock)
+        self.cti = (
+            CtiReceiver(self.telephones, credentials=self.registry, keys=self.registry.api_key)
+            if settings.cti.enabled
+            else None
+        )
         self.services = Services(
             store=self.writer,
             desk=self.desk,
@@ -364,6 +381,7 @@ class Parts:
             ingest=self.http_ingest,
             callbacks=self.ways,
             push=self.push,
+            cti=self.cti,
             orders=self.order_desk,
             live=self.states,
             conferences=self._conferences(),

@@ -16,7 +16,7 @@ from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
 from gateway.config_emqx import EmqxSection
-from gateway.config_house import Dc09Section, ScaipSection, SerialSection
+from gateway.config_house import CtiSection, Dc09Section, ScaipSection, SerialSection
 from gateway.config_feeds import FeedSection, RedisSection
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     emqx: EmqxSection = EmqxSection()
     dc09: Dc09Section = Dc09Section()
     scaip: ScaipSection = ScaipSection()
+    cti: CtiSection = CtiSection()
     broker: list[BrokerSection] = []
     serial: list[SerialSection] = []
     ble: BleSection = BleSection()

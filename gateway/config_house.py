@@ -50,3 +50,9 @@ class SerialSection(Section):
     every_s: float = Field(10.0, ge=0, le=86_400)
     read: tuple[str, ...] = ()
     poll_ms: int = Field(500, ge=50, le=600_000)
+
+
+class CtiSection(Section):
+    """``POST /cti/v1/call``: a telephone system tells who calls the number for help."""
+
+    enabled: bool = True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import apsw
 import msgspec
 import structlog
-from msgspec import Struct
 
 from alerts.notice import Medium, Provider, Told
 from alerts.people import MEDIA
@@ -18,9 +17,10 @@ from gateway.clock import Clock
 from gateway.config import read_secret
 from gateway.config_notify import NotifySection
 from gateway.errors import ConfigError, NotFoundError, StorageError
-from gateway.model import Frame, Verdict
-from gateway.ports import Ingest, Store
+from gateway.model import Verdict
+from gateway.ports import Store
 from gateway.registry.people import notice_contacts, notice_device, notice_person
+from gateway.telephones import Telephones
 
 MODEM: Final = "modem"
 _log = structlog.get_logger(__name__)
@@ -39,21 +39,39 @@ class Incoming(Protocol):
 
 
 class JournalIncoming:
-    """Incoming: keeps them in the journal, as frames of the transport ``modem``."""
+    """Incoming: what comes to the modem is kept as frames of the transport ``modem``, and means what its sender's
+    number and words mean (gateway.telephones). Messages are first offered as replies to ours.
+    """
 
-    def __init__(self, ingest: Ingest) -> None:
-        self._ingest = ingest
+    def __init__(self, telephones: Telephones) -> None:
+        self._telephones = telephones
+        self._reply: Callable[[str, str, str], Awaitable[str]] | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    def connect(self, reply: Callable[[str, str, str], Awaitable[str]], wake: Callable[[], None]) -> None:
+        """``reply`` takes sender, text and a key that names the message, and returns ``unknown`` when it is none
+        (CareService.take_reply); ``wake`` is the outbox's.
+        """
+        self._reply, self._wake = reply, wake
 
     async def sms(self, message: Any) -> None:
-        await self._keep("sms", message.sender, message, message.received_us, message.key)
+        taken = "unknown"
+        if self._reply is not None and message.sender and message.text:
+            taken = await self._reply(message.sender, message.text, message.key)
+            self._wake()
+        verdict = await self._telephones.message(
+            message.sender, message.text, message.received_us, msgspec.json.encode(message),
+            key=message.key, reply=taken != "unknown",
+        )  # fmt: skip
+        _kept(verdict)
 
     async def call(self, call: Any) -> None:
-        await self._keep("call", call.number, call, call.at_us, f"{call.number}/{call.at_us}")
+        _kept(await self._telephones.call(call.number, call.at_us, msgspec.json.encode(call)))
 
-    async def _keep(self, codec: str, source: str, what: Struct, at_us: int, key: str) -> None:
-        frame = Frame(MODEM, codec, source, msgspec.json.encode(what), at_us, idempotency_key=key, reports=())
-        if await self._ingest.deliver([frame]) is not Verdict.ACCEPTED:
-            raise StorageError("not in the journal")
+
+def _kept(verdict: Verdict) -> None:
+    if verdict is not Verdict.ACCEPTED:
+        raise StorageError("not in the journal")
 
 
 class Intake:

@@ -75,6 +75,10 @@ def export(parts: Parts) -> None:
         metrics.counter("carebell_webhook_events_total", "Events told to endpoints, and attempts in vain.",
                         parts.feeding.webhook_counters, "what")  # fmt: skip
     metrics.counter("carebell_serial_total", "What the serial lines did.", parts.serial.counters, "what")
+    calls, cti = parts.telephones, parts.cti
+    metrics.counter("carebell_telephones_total", "Calls and messages of people.", lambda: calls.counts, "what")
+    if cti is not None:
+        metrics.counter("carebell_cti_total", "How requests of telephone systems ended.", lambda: cti.counts, "end")
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
 

@@ -10,6 +10,7 @@ from gateway.ports import Codec, TerminalCodec
 from protocols.codecs.bthome import BthomeCodec
 from protocols.codecs.call_host import CallHostCodec
 from protocols.codecs.chirpstack import ChirpStackCodec
+from protocols.codecs.cti import CtiCodec
 from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.eelink.codec import EelinkCodec
 from protocols.codecs.gatt import GattCodec
@@ -85,6 +86,7 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         "gatt": GattCodec(),
         "bthome": BthomeCodec(),
         "callhost": CallHostCodec(),
+        "cti": CtiCodec(),
         "nmea": NmeaCodec(),
         "modbus": ModbusCodec(),
         **TERMINALS,
@@ -100,6 +102,7 @@ TEXT_CODECS: Final = frozenset(
         "onenet",
         "ctwing",
         "callhost",
+        "cti",
         "nmea",
         *(codec.name for codec in _BROKER),
         *(name for name, codec in RECEIVERS.items() if codec.text),

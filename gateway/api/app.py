@@ -45,6 +45,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 INGEST_PREFIX: Final = "/ingest/v1/"
 PUSH_PREFIX: Final = "/push/"
+CTI_PREFIX: Final = "/cti/v1/"
 CONSOLE_PREFIX: Final = "/console"
 OUTDOORS_PREFIXES: Final = ("/installer", "/f/")
 MAX_BODY_BYTES: Final = 1_048_576
@@ -92,6 +93,8 @@ def build_app(services: Services) -> App:
             await services.ingest(scope, receive, send)
         elif services.push is not None and scope["type"] == "http" and scope["path"].startswith(PUSH_PREFIX):
             await services.push(scope, receive, send)
+        elif services.cti is not None and scope["type"] == "http" and scope["path"].startswith(CTI_PREFIX):
+            await services.cti(scope, receive, send)
         elif pages is not None and scope["path"].startswith(CONSOLE_PREFIX):
             await pages(scope, receive, send)
         elif outdoors is not None and scope["path"].startswith(OUTDOORS_PREFIXES):

@@ -154,6 +154,8 @@ class Services:
     callbacks: Callbacks | None = None
     push: Any = None
     """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
+    cti: Any = None
+    """The receiver of calls that a telephone system tells of, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
     live: LiveStates | None = None
     conferences: Conferences | None = None
