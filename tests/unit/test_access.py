@@ -224,7 +224,7 @@ def test_sessions_end_when_idle_but_not_under_a_watched_screen_and_always_after_
         site.clock.advance(121)
         assert await site.door.watched(watched) is None
         assert await site.door.session("no such token") is None
-        rows = await site.store.read(lambda c: c.execute("SELECT digest FROM session").fetchall())
+        rows: list[Any] = await site.store.read(lambda c: c.execute("SELECT digest FROM session").fetchall())
         assert watched.encode() not in b"".join(bytes(row[0]) for row in rows)  # only digests are kept
 
     story(tmp_path, tell)
@@ -340,7 +340,7 @@ def test_forged_tokens_are_refused(tmp_path: Path) -> None:
     public = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     forged = [
         pyjwt.encode(claims(), stranger, "RS256", headers={"kid": "r1"}),
-        pyjwt.encode(claims(), None, "none"),
+        pyjwt.encode(claims(), "", "none"),
         _hmac(claims(), public),  # the public key taken for a shared secret
         f"{head}.{admin}.{signature}", f"{head}.{body}.", f"{head}..{signature}", "..", "a.b.c", good + "x" * 9000,
     ]  # fmt: skip

@@ -85,7 +85,7 @@
   }
 
   // ---- the queue ----------------------------------------------------------------------------------------------------
-  let rows = [], asking = false, again = false;
+  let rows = [], asking = false, again = false, asked = 0;
   function read(item) {
     const d = item.dataset;
     return { id: d.id, severity: Number(d.severity), handling: d.handling, occurrences: d.occurrences,
@@ -156,6 +156,7 @@
   async function refresh() {
     if (asking) { again = true; return; }
     asking = true;
+    asked = Date.now();
     try {
       const answer = await fetch("/console/queue", { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
       if (answer.status === 401) { location.assign("/console/sign-in"); return; }
@@ -203,6 +204,7 @@
       offset = Number(event.data) - Date.now();
       if (event.lastEventId) lastId = event.lastEventId;
       alive();
+      if (Date.now() - asked > 30000) refresh(); // what changes without an alert: who is on shift, names
     });
     source.addEventListener("missed", (event) => { missed = Number(event.data); });
     source.addEventListener("change", (event) => {
