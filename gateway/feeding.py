@@ -10,8 +10,9 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from gateway.clock import Clock
+from gateway.clock import Clock, SystemClock
 from gateway.config import Settings, read_secret
+from gateway.config_feeds import RedisSection
 from gateway.errors import ConfigError
 from gateway.live_states import LiveStates
 from gateway.ports import EventFeed, Store
@@ -41,6 +42,38 @@ def open_redis(url: str, username: str = "", password: str = "") -> Callable[[],
         )
 
     return connect
+
+
+def webhook_endpoint(settings: Settings, name: str) -> Any:
+    """The alerts.channels.webhook.Endpoint of a configured name. Raises ConfigError for what cannot work."""
+    from alerts.channels.webhook import Endpoint, WebhookSender  # noqa: PLC0415 - only where it is configured
+
+    configured = settings.feed.webhook[name]
+    for path in configured.secret_files:
+        read_secret(path, f"feed.webhook.{name}.secret_files")
+    endpoint = msgspec.convert(configured.model_dump(include={"url", "secret_files", "allowed_networks"}), Endpoint)
+    WebhookSender({name: endpoint}, SystemClock())  # says what cannot work
+    return endpoint
+
+
+def redis_trouble(redis: RedisSection) -> str:
+    """Why Redis does not answer now, "" when it does. Raises ConfigError."""
+    if importlib.util.find_spec("redis") is None:
+        raise ConfigError("redis.url: needs the package redis; pip install redis")
+    from redis import Redis, RedisError  # noqa: PLC0415 - only where it is configured
+
+    password = read_secret(redis.password_file, "redis.password_file") if redis.password_file else None
+    client = Redis.from_url(
+        redis.url, username=redis.username or None, password=password, socket_connect_timeout=CONNECT_S,
+        socket_timeout=CONNECT_S,
+    )  # fmt: skip
+    try:
+        client.ping()
+    except (RedisError, OSError) as error:
+        return f"redis.url: Redis does not answer now: {type(error).__name__}"
+    finally:
+        client.close()
+    return ""
 
 
 class Feeding:
@@ -120,13 +153,9 @@ class Feeding:
         )
 
     def _webhook(self, name: str) -> WebhookFeed:
-        from alerts.channels.webhook import Endpoint, WebhookSender  # noqa: PLC0415 - only where it is configured
+        from alerts.channels.webhook import WebhookSender  # noqa: PLC0415 - only where it is configured
 
-        configured = self._settings.feed.webhook[name]
-        for path in configured.secret_files:
-            read_secret(path, f"feed.webhook.{name}.secret_files")
-        endpoint = msgspec.convert(configured.model_dump(include={"url", "secret_files", "allowed_networks"}), Endpoint)
-        WebhookSender({name: endpoint}, self._clock)  # says what cannot work
+        configured, endpoint = self._settings.feed.webhook[name], webhook_endpoint(self._settings, name)
 
         def open_post() -> tuple[Post, Callable[[], Awaitable[None]], Callable[[], bool]]:
             sender = WebhookSender({name: endpoint}, self._clock)

@@ -108,6 +108,17 @@ def check_templates(settings: Settings) -> Finding:
     return Finding("the words of messages and calls", report.problems, report.warnings)
 
 
+def check_feeds(settings: Settings) -> Finding:
+    """Secrets of webhooks and of Redis can be read; a Redis that does not answer now is worth a note."""
+    from gateway.feeding import redis_trouble, webhook_endpoint  # noqa: PLC0415 - keeps `--help` quick
+
+    for name in settings.feed.webhook:
+        webhook_endpoint(settings, name)
+    trouble = redis_trouble(settings.redis) if settings.redis.url else ""
+    summary = f"{len(settings.feed.webhook)} webhook endpoints, Redis {'on' if settings.redis.url else 'off'}"
+    return Finding(summary, [], [trouble] if trouble else [])
+
+
 def check_registry(settings: Settings) -> Finding:
     """Every person in care reaches somebody, and every device has a profile that is installed."""
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
@@ -167,6 +178,7 @@ CHECKS: Final[list[tuple[str, Check]]] = [
     ("rules", check_rules),
     ("policies", check_policies),
     ("templates", check_templates),
+    ("feeds", check_feeds),
     ("registry", check_registry),
 ]
 """In the order of the report."""
