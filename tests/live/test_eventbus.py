@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from gateway.clock import SystemClock
 from gateway.feeding import open_redis
@@ -38,7 +37,7 @@ class World:
     bus: EventBus
     live: LiveStates
     server: RedisServer
-    client: redis.Redis
+    client: Any
 
     async def commit(self, *records: Record) -> int:
         first = await self.store.write(lambda c: journal.insert(c, list(records)))

@@ -1,4 +1,4 @@
-"""Active, suspended, ceased (R36): until a change is verified an SOS alarms; after a verified death the service ends."""
+"""Active, suspended, ceased (R36): an SOS alarms until the change is verified; after a death the service ends."""
 
 from __future__ import annotations
 
