@@ -177,7 +177,6 @@ class Gateway:
             "care": parts.care.service.run(),
             "housekeeping": parts.housekeeping.run(),
             "feed": parts.feed.run(),
-            **({} if parts.board is None else {"board": parts.board.run()}),
             "lag": parts.lag.run(),
             "load": parts.load.run(),
             "registry": self._follow_registry(parts),
@@ -187,6 +186,8 @@ class Gateway:
 
     async def _doors(self, parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
+            if parts.board is not None:
+                group.create_task(keep_running("board", parts.board.run))
             group.create_task(parts.terminals.run())
             group.create_task(parts.mobile.run())
             if parts.ble is not None:

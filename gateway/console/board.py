@@ -81,9 +81,10 @@ class Board:
         """Connected screens by user id."""
 
     async def run(self) -> None:
-        """Read the board when an alert changes, and every ``REFRESH_S``. Never ends but by cancellation."""
+        """Read the board when an alert changes, and every ``REFRESH_S``. Ends by failure or cancellation alone."""
         read_s = float("-inf")
         self._since_seq = await self._newest()
+        self._changes.clear()
         seq = self._since_seq
         while True:
             try:

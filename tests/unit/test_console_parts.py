@@ -1,0 +1,100 @@
+"""Parts of the pages that need no browser: drawings, datums, words, figures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.api.auth import MAY
+from gateway.clock import US_PER_S, to_us
+from gateway.console import app, case_data, statistics
+from gateway.console.frame import environment
+from gateway.console.words import WORDS, Translator
+from gateway.datum import wgs84_to_gcj02
+from gateway.storage.database import FILE_NAME, open_database
+from tests.live.api_harness import START
+
+NOW_US = to_us(START)
+HOUR_US = 3600 * US_PER_S
+
+
+def test_a_line_is_broken_where_nobody_knows_what_was() -> None:
+    values = [(0, 60.0), (HOUR_US, 80.0), (3 * HOUR_US, 70.0)]
+    chart = case_data.draw("heart_rate_bpm", values, 0, 4 * HOUR_US)
+    assert [piece[0] for piece in re.findall(r"[ML][\d.]+ [\d.]+", chart.path)] == ["M", "L", "M"]
+    assert (chart.low, chart.high) == (60.0, 80.0)
+    assert "nan" not in case_data.draw("x", [(0, 5.0), (1, 5.0)], 0, 10).path  # all the same
+
+
+def test_maps_of_gcj02_get_gcj02() -> None:
+    latitude, longitude = wgs84_to_gcj02(39.1235, 117.2011)
+    ring = {"type": "Polygon", "coordinates": [[[117.2011, 39.1235], [2.35, 48.85]]]}
+    assert case_data.shifted(ring, "gcj02")["coordinates"] == [[[longitude, latitude], [2.35, 48.85]]]
+    assert case_data.shifted(ring, "wgs84")["coordinates"] == ring["coordinates"]
+
+
+def test_readings_say_how_old_they_are_and_when_there_are_none() -> None:
+    told = {"value": 131.0, "at": "2026-11-22T01:00:00.000Z", "unit": "/min"}
+    latest = {"metrics": {"heart_rate_bpm": told, "x_<b>": told, "battery_percent": told}, "position": None}
+    chart = case_data.draw("heart_rate_bpm", [(0, 60.0), (1, 80.0)], 0, 10)
+    say = Translator("zh")
+    shared = {"t": say.text, "w": say.word, "visit": SimpleNamespace(), "asset": str, "width": 1, "height": 1}
+    page = environment().get_template("readings.html")
+    shown = page.render(latest=latest, charts=[chart], away=False, **shared)
+    assert shown.count("data-since") == 3
+    assert shown.count("心率") == 2  # its chart, and the chart's name for who cannot see it
+    assert "x_&lt;b&gt;" in shown
+    assert "未知" in page.render(latest=None, charts=[], away=True, **shared)
+    assert "没有读数" in page.render(latest=None, charts=[], away=False, **shared)
+
+
+def test_every_word_is_there_in_both_languages_and_unknown_codes_stay_readable() -> None:
+    assert [code for code, both in WORDS.items() if not all(both)] == []
+    assert Translator("en").word("sos") == "SOS"
+    assert Translator("zh").word("accept", "action") == "接警"
+    assert Translator("zh").word("x_new_kind") == "x_new_kind"
+
+
+def test_every_page_names_a_permission_but_signing_out() -> None:
+    assert [path for path, _, _, permission in app.PAGES if permission not in MAY] == ["/sign-out"]
+
+
+@pytest.mark.parametrize("template", sorted(environment().list_templates(extensions=["html"])))
+def test_templates_compile_and_hold_nothing_that_the_policy_forbids(template: str) -> None:
+    environment().get_template(template)
+    text = (Path(app.__file__).parent / "templates" / template).read_text(encoding="utf-8")
+    assert re.findall(r"<style|\sstyle=|\son[a-z]+=\"|<script(?![^>]* src=)|javascript:|\|\s*safe", text) == []
+
+
+def test_figures_count_who_was_quick_enough(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / FILE_NAME)
+    with connection:
+        connection.execute("INSERT INTO policy_snapshot VALUES ('h', 'p', '1', '{}')")
+        for number, (age_s, taken_s, outcome) in enumerate(
+            [(7200, 20, "false_press"), (7200, 90, "assistance"), (3600, None, ""), (30, None, ""), (7200, 5, "test"),
+             (40 * 86_400, 5, "")]
+        ):  # fmt: skip
+            raised_us = NOW_US - age_s * US_PER_S
+            text = f"{raised_us // 1000:012x}"
+            alert_id = f"{text[:8]}-{text[8:]}-7000-8000-{number:012d}"
+            connection.execute(
+                "INSERT INTO alert VALUES (?, 1, ?, '', '', 'sos', 1, 'active', 'raised', '', '', ?, 1, 0, 1, ?, ?, ?,"
+                " NULL, 'r', '1', '{}', NULL, NULL, 0)",
+                (alert_id, f"device/{number}", outcome, raised_us, raised_us, raised_us),
+            )
+            accepted_us = None if taken_s is None else raised_us + taken_s * US_PER_S
+            connection.execute(
+                "INSERT INTO escalation VALUES (?, 'h', ?, NULL, ?, NULL, NULL)", (alert_id, raised_us, accepted_us)
+            )
+    found = statistics.count(connection, NOW_US - 30 * statistics.DAY_US, NOW_US, "")
+    connection.close()
+    assert (found["whole"]["alerts"], found["false_presses"], found["ended"]) == (
+        3,
+        1,
+        2,
+    )  # neither test, young nor old
+    assert found["whole"]["rate"] == pytest.approx(1 / 3)
+    assert sum(hour["count"] for hour in found["hours"]) == 2
