@@ -124,7 +124,9 @@ class File:
         """Always fresh."""
 
     def _device(self, column: str, value: str) -> DeviceBinding | None:
-        row = self.connection.execute(f"SELECT id, profile FROM device WHERE {column} = ?", (value,)).fetchone()
+        row = self.connection.execute(
+            f"SELECT id, profile FROM device LEFT JOIN device_key ON device_id = id WHERE {column} = ?", (value,)
+        ).fetchone()
         if row is None:
             return None
         return DeviceBinding(row[0], row[1], "cti" if row[1] == PROFILE else "native")
@@ -133,7 +135,7 @@ class File:
         return self._device("id", device_id)
 
     def device_by_key(self, key: str) -> DeviceBinding | None:
-        return self._device("serial", key)
+        return self._device("key", key)
 
 
 def play(tmp_path: Path, story: Callable[[JournalIncoming, Disk, Telephones], Awaitable[None]]) -> Disk:
