@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 import apsw
 import httpx2
 
+from alerts.order_desk import OrderDesk
+from alerts.policy import Policy
 from device_profiles.loader import load_profiles
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
@@ -257,6 +259,7 @@ class Site:
             profiles=OneProfile(),
             commands=CommandDesk(self.store, self.clock, self.catalog, lambda: None),
             ingest=HttpIngest(ingest=self.ingest, credentials=devices, directory=devices, clock=SystemClock()),
+            orders=OrderDesk(self.store, self.clock, Policy(), wake=lambda: None),
             versions={"carebell": "0.1.0"},
         )
         self.server: ApiServer

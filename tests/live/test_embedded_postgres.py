@@ -42,14 +42,14 @@ def processes_in(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that uid 65534 may enter."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if ROOT and folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
-            folder.chmod(0o755)
-    yield tmp_path
-    for pid in processes_in(tmp_path):  # whatever a failed test left
-        os.kill(pid, signal.SIGKILL)
+def place() -> Iterator[Path]:
+    """A directory that uid 65534 may enter. Not pytest's own: each run of pytest closes the folder of them all."""
+    with tempfile.TemporaryDirectory(prefix="carebell-") as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder
+        for pid in processes_in(folder):  # whatever a failed test left
+            os.kill(pid, signal.SIGKILL)
 
 
 def ask(dsn: str, query: str) -> object:

@@ -87,7 +87,9 @@ def test_a_whole_conversation(gateway: tuple[Daemon, int]) -> None:
 
     asyncio.run(play())
     rows = records(daemon, device_id="T-1")
-    assert [row["device_key"] for row in rows if row["observations"]] == [IMEI] * 3
+    keys = [row["device_key"] for row in rows if row["observations"]]  # it may also answer the gateway's own "locate"
+    assert keys == [IMEI] * len(keys)
+    assert len(keys) >= 3
     signals = [o["signal"] for row in rows for o in row["observations"] if o["kind"] == "signal" and o["active"]]
     assert {"sos", "low_battery"} <= set(signals)
     assert any(o["kind"] == "position" and o["latitude"] == 39.1235 for row in rows for o in row["observations"])
