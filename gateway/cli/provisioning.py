@@ -1,4 +1,4 @@
-"""``carebell devices claim-code``, ``label``, ``stock``, ``due``, ``visits``, ``broker-credentials``."""
+"""``carebell devices claim-code``, ``label``, ``stock``, ``due``, ``visits``, ``brokers``."""
 
 from __future__ import annotations
 
@@ -208,13 +208,11 @@ def list_visits(
     print_table({**columns, "note": "备注"}, found)
 
 
-def broker_credentials(
+def brokers(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     *,
-    kind: Annotated[
-        Literal["gateway", "mosquitto", "emqx"], typer.Option("--for", help="Which broker asks for them.")
-    ],
+    kind: Annotated[Literal["gateway", "mosquitto", "emqx"], typer.Option("--for", help="Which broker asks for them.")],
     tokens: Annotated[
         Path | None,
         typer.Option("--tokens", metavar="CSV", help="device_id,token: --credentials-out, or --out of 'stock'."),
@@ -229,7 +227,7 @@ def broker_credentials(
     """Credentials for the gateway's endpoint, Mosquitto's dynamic-security plugin or EMQX's built-in database.
 
     Tokens are stored as digests, so that the first two need the file of tokens; each is checked against the registry.
-    Example: carebell devices broker-credentials --for emqx --out users.csv
+    Example: carebell devices brokers --for emqx --out users.csv
     """
     from gateway.config import read_secret  # noqa: PLC0415 - keeps `--help` quick
     from gateway.provisioning import exports  # noqa: PLC0415

@@ -17,6 +17,6 @@ devices.command("label")(provisioning.label)
 devices.command("stock")(provisioning.stock)
 devices.command("due")(provisioning.due)
 devices.command("visits")(provisioning.list_visits)
-devices.command("broker-credentials")(provisioning.broker_credentials)
+devices.command("brokers")(provisioning.brokers)
 
 __all__ = ["contacts", "devices", "persons", "places"]

@@ -150,7 +150,7 @@ def _who_goes(
     if alert["owner"]:
         lines.append(say.text("呼叫中心已接警，正在处理", "The call center has it and is handling it"))
     order = (alert.get("order") or {}).get("status")
-    if order in ("accepted", "dispatched", "arrived"):
+    if order in ("dispatched", "arrived"):
         lines.append(say.text("服务人员：", "Helper: ") + say.word(order, "order"))
     return lines
 

@@ -51,7 +51,7 @@ def build_outdoors(outdoors: Outdoors) -> Callable[..., Awaitable[None]]:
     by_endpoint = {id(route.endpoint): route for route in routes}
     headers = [
         (b"content-security-policy", CSP.encode()),
-        (b"referrer-policy", b"no-referrer"),
+        (b"referrer-policy", b"same-origin"),  # without any, a form's Origin would be null
         (b"cross-origin-opener-policy", b"same-origin"),
         (b"x-robots-tag", b"noindex"),
         (b"permissions-policy", b"geolocation=(self), camera=(self), microphone=()"),

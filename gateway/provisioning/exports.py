@@ -63,9 +63,7 @@ def dynamic_security(tokens: Mapping[str, str], *, gateway: str, gateway_passwor
     for device_id, token in sorted(tokens.items()):
         name = f"device-{device_id}"
         up, down = f"carebell/{device_id}/up", f"carebell/{device_id}/down"
-        roles.append(
-            _role(name, [("publishClientSend", up), ("subscribeLiteral", down), ("unsubscribeLiteral", down)])
-        )
+        roles.append(_role(name, [("publishClientSend", up), ("subscribeLiteral", down), ("unsubscribeLiteral", down)]))
         clients.append(_client(device_id, token, name))
     return {
         "defaultACLAccess": {
