@@ -57,8 +57,8 @@ from gateway.metrics import Histogram, Metrics
 from gateway.mobile import MobileLinks, push_receivers
 from gateway.nearby import ble_hub
 from gateway.notifying import Intake, JournalIncoming, ModemHealth, RegistryNotices, Ways
-from gateway.receivers import ReceiverCodecs, Receivers
 from gateway.provisioning.recent import RecentFrames
+from gateway.receivers import ReceiverCodecs, Receivers
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
@@ -349,8 +349,8 @@ class Parts:
         self.health.add(self.mobile)
         if self.ble is not None:
             self.health.add(self.ble)
-        self.health.add(self.receivers)
-        self.health.add(self.serial)
+        for house in (self.receivers, self.serial):
+            self.health.add(house)
         if self.ways.alarm_centers is not None:
             self.health.add(self.ways.alarm_centers)
         if self.brokers.links:

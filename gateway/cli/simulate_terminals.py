@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import signal
+import time
 from pathlib import Path
 
 import typer
@@ -23,6 +24,8 @@ from gateway.registry.devices import add_device
 from gateway.registry.persons import add_person
 from simulators.terminals.fleet import TerminalFleet, TerminalPlan, identity
 from simulators.terminals.registry import KINDS, Kind
+
+SEEN_S = 0.6  # until a running gateway knows who was just entered: receivers of alarms send strangers away
 
 
 def registered(config: Path | None, data_dir: Path | None, protocol: str, count: int) -> list[str]:
@@ -44,6 +47,7 @@ def registered(config: Path | None, data_dir: Path | None, protocol: str, count:
                 add_device(
                     connection, device_id, values, known_profiles={kind.profile}, at_us=at_us, actor=CLI_ACTOR
                 )  # fmt: skip
+    time.sleep(SEEN_S)
     return identities
 
 
