@@ -181,7 +181,7 @@ def _degrees(value: str) -> float | None:
 
 @cache
 def codes(group: str) -> Mapping[str, tuple[str, str, str]]:
-    """The table of ``cid`` or ``sia``: signal (a leading minus: it ended), signal when restored, meaning."""
+    """The table of a set of codes (``cid``, ``sia``): signal (a leading minus: it ended), when restored, meaning."""
     with _CODES.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return MappingProxyType(

@@ -37,8 +37,8 @@ _ACCOUNT: Final = re.compile(r"[0-9A-F]{3,16}")
 
 
 class Message(Struct, frozen=True):
-    """A frame taken apart. ``content`` is what stands behind ``[``: text, or hexadecimal when ``encrypted``; None: no
-    bracket is there. ``faults`` are what a lenient reader overlooked.
+    """A frame taken apart. ``content`` is what stands behind ``[``: text, or hexadecimal if ``encrypted``; None: there
+    is no bracket. ``faults`` are what a lenient reader overlooked.
     """
 
     id: str
