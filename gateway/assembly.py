@@ -169,7 +169,10 @@ class Parts:
         self.ingest.listen(self.states.observe)
         self.ingest.listen(self.recent.observe)
         self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
-        self._build_transports(tls)
+        self._build_mqtt(tls)
+        self._build_transports()
+        self._build_health()
+        self._build_api()
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
@@ -284,11 +287,8 @@ class Parts:
         )
         self.queries = PostgresHistory(read_dsn)
 
-    def _build_transports(self, tls: ssl.SSLContext | None) -> None:
+    def _build_mqtt(self, tls: ssl.SSLContext | None) -> None:
         settings, clock = self.settings, self.clock
-        self.commit_seconds, self.ack_seconds = Histogram(), Histogram()
-        self.writer.on_commit_time = self.commit_seconds.observe
-        self.ingest.observe_commit = self.ack_seconds.observe
         self.mqtt: dict[str, MqttEndpoint] = {}
         limits = MqttLimits(
             connections=settings.mqtt.max_connections,
@@ -315,6 +315,9 @@ class Parts:
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)
+
+    def _build_transports(self) -> None:
+        settings, clock = self.settings, self.clock
         self.mobile = MobileLinks(settings, ingest=self.ingest, registry=self.registry, store=self.writer, clock=clock)
         self.ble = ble_hub(settings, ingest=self.ingest, registry=self.registry, clock=clock)
         self.terminals = Terminals(settings.trackers, ingest=self.ingest, directory=self.registry, clock=clock)
@@ -339,6 +342,12 @@ class Parts:
         self.mobile.coap.downs.on_contact = self.commands.contact
         if self.terminals.locator is not None:
             self.ingest.listen(self.terminals.locator)
+
+    def _build_health(self) -> None:
+        clock = self.clock
+        self.commit_seconds, self.ack_seconds = Histogram(), Histogram()
+        self.writer.on_commit_time = self.commit_seconds.observe
+        self.ingest.observe_commit = self.ack_seconds.observe
         self.lag, self.load = LoopLag(clock), HostLoad(clock)
         self.health = Health(store=self.writer, clock=clock)
         self.ingest.listen(lambda committed: self.health.committed(committed))  # noqa: PLW0108 - names differ
@@ -357,6 +366,9 @@ class Parts:
             self.health.add(self.brokers)
         if self.ways.modem is not None:
             self.health.add(ModemHealth(self.ways.modem))
+
+    def _build_api(self) -> None:
+        settings, clock = self.settings, self.clock
         self.metrics = Metrics(metadata.version("carebell"))
         self.http_ingest = HttpIngest(
             ingest=self.ingest, credentials=self.registry, directory=self.registry, clock=clock,

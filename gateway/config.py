@@ -16,8 +16,8 @@ from gateway.config_broker import BrokerSection
 from gateway.config_coap import CoapSection, Lwm2mSection, PushReceivers
 from gateway.config_console import AccessSection, ConsoleSection
 from gateway.config_emqx import EmqxSection
-from gateway.config_house import CtiSection, Dc09Section, ScaipSection, SerialSection
 from gateway.config_feeds import FeedSection, RedisSection
+from gateway.config_house import CtiSection, Dc09Section, ScaipSection, SerialSection
 from gateway.config_notify import NotifySection
 from gateway.config_types import HistoryDsn, HttpUrl, ListenAddress, Section
 from gateway.errors import ConfigError

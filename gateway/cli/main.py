@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "notify": ("gateway.cli.notify", "What messages and calls say: preview, lint."),
     "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),
     "orders": ("gateway.cli.orders", "Orders: list, show, request, redispatch, supervise, complaint, followup."),
-    "care": ("gateway.cli.care", "Caring messages and \"I'm OK\" checks: add, list, remove, log, optout, optin."),
+    "care": ("gateway.cli.care", 'Caring messages and "I\'m OK" checks: add, list, remove, log, optout, optin.'),
     "outbox": ("gateway.cli.outbox", "What waits to be delivered: list, retry, discard."),
     "feeds": ("gateway.cli.feeds", "Webhook endpoints of the event feed: list, resume."),
     "suppressions": ("gateway.cli.suppressions", "Test mode and maintenance: list, test, maintenance, end."),

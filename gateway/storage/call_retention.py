@@ -95,9 +95,7 @@ def _forget_recordings(connection: apsw.Connection, retention: Retention, at_us:
             "UPDATE attempt SET recording = '' WHERE attempt_id = ? AND provider = ?", (attempt_id, provider)
         )
     if rows:
-        _note(
-            connection, "recordings_deleted", [row[0] for row in rows], retention.recording_days, before_us, now_us
-        )
+        _note(connection, "recordings_deleted", [row[0] for row in rows], retention.recording_days, before_us, now_us)
     return len(rows)
 
 

@@ -41,11 +41,15 @@ async def ids(client: ClientConnection, count: int) -> list[str]:
         return [json.loads(await client.recv())["id"] for _ in range(count)]
 
 
+async def forever(client: ClientConnection) -> AsyncIterator[object]:
+    while True:
+        yield await client.recv()
+
+
 async def end_of(client: ClientConnection) -> int:
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionClosed) as ended:
-            while True:
-                await client.recv()
+            [_ async for _ in forever(client)]
     assert ended.value.rcvd is not None
     return ended.value.rcvd.code
 

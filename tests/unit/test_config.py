@@ -160,14 +160,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_sections_of_later_versions_are_read_and_told(tmp_path: Path) -> None:
     quiet = load(
         tmp_path,
-        '[coap]\nlisten = ""\n[redis]\nurl = ""\n[ble]\nadapter = ""\n'
-        '[notify.twilio]\naccount_sid = ""\n',
+        '[coap]\nlisten = ""\n[redis]\nurl = ""\n[ble]\nadapter = ""\n[notify.twilio]\naccount_sid = ""\n',
     )
     assert quiet.not_in_this_version() == [], "what is switched off asks for nothing"
     loud = load(
         tmp_path,
-        '[redis]\nurl = "redis://x"\n'
-        '[[broker]]\nurl = "mqtt://x"\n[notify.twilio]\naccount_sid = "AC"\n',
+        '[redis]\nurl = "redis://x"\n[[broker]]\nurl = "mqtt://x"\n[notify.twilio]\naccount_sid = "AC"\n',
     )
     assert set(loud.not_in_this_version()) <= set(LATER_SECTIONS)
     assert set(loud.not_in_this_version()) == {"redis", "broker", "notify"} & set(LATER_SECTIONS)
