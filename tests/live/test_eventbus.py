@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from gateway.clock import SystemClock
@@ -100,7 +101,13 @@ async def world(folder: Path, server: RedisServer, **options: Any) -> AsyncItera
         finally:
             task.cancel()
     it.client.close()
-    store.connection.close()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                store.connection.close()
+                break
+            except apsw.ThreadingViolationError:  # a read whose task was cancelled is still on its way
+                await asyncio.sleep(0.01)
 
 
 def published(it: World, seq: int) -> Callable[[], bool]:
