@@ -51,7 +51,6 @@ from gateway.health import Health, HostLoad, LoopLag
 from gateway.housekeeping import Housekeeping
 from gateway.ingest import JournalIngest
 from gateway.judge import Judge
-from gateway.live import LiveReadings
 from gateway.live_states import LiveStates
 from gateway.metrics import Histogram, Metrics
 from gateway.mobile import MobileLinks, push_receivers
@@ -137,7 +136,6 @@ class Parts:
         )
         self.engine = RulesEngine(rules, self.registry, settings.timezone)
         self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
-        self.live = LiveReadings(clock)
         self.recent = RecentFrames()
         self.family = FamilyLinks(settings.console.public_url if settings.console.enabled else "", clock)
         self.states = LiveStates(clock, self._heartbeat_of)
@@ -164,9 +162,8 @@ class Parts:
             settled=self.ingest.settled,
             calls=Retention(**dict(settings.calls)),
         )
-        for listener in (self.judge.observe, self.housekeeping.observe, self.live.observe, self.unknown):
+        for listener in (self.judge.observe, self.housekeeping.observe, self.states.observe, self.unknown):
             self.ingest.listen(listener)
-        self.ingest.listen(self.states.observe)
         self.ingest.listen(self.recent.observe)
         self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
         self._build_mqtt(tls)
@@ -214,7 +211,7 @@ class Parts:
         self.incoming = JournalIncoming(self.telephones)
         self.ways = Ways(settings.notify, self.clock, intake, self.incoming)
         self.escalation = escalation.build(
-            policy=Policy(site=settings.site, readings=self.live.readings),
+            policy=Policy(site=settings.site, readings=self.states.vitals),
             book=load_policies([settings.policies_dir], settings.timezone),
             providers=self.ways.providers,
             source=RegistryNotices(),

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from gateway.clock import US_PER_S, Clock, iso
-from gateway.model import METRICS, Committed, Position, Record
+from gateway.model import METRICS, Committed, Position
 from gateway.storage.journal import last_seq, read_after
 
 SILENT_FACTOR: Final = 3  # as the rules' [silence]
@@ -20,6 +20,15 @@ SILENT_FACTOR: Final = 3  # as the rules' [silence]
 
 WARM_NUMBERS: Final = 20_000  # of the journal's end are read at start
 DIRTY_AT_ONCE: Final = 2000
+
+FRESH_US: Final = 3600 * US_PER_S
+VITALS: Final = frozenset(
+    {
+        "heart_rate_bpm", "spo2_percent", "systolic_mmhg", "diastolic_mmhg", "body_temperature_celsius",
+        "blood_glucose_mmol_per_l", "respiratory_rate_per_min",
+    }
+)  # fmt: skip
+"""What an order says of somebody's state."""
 
 _DEVICE_FACTS: Final = {"battery_percent", "rssi_dbm"}
 
@@ -50,11 +59,41 @@ class LiveStates:
         self._dirty_persons: set[str] = set()
 
     def observe(self, committed: Committed) -> None:
-        seq = committed.first_seq
+        """One loop without calls: it runs for every record."""
+        devices, persons = self._devices, self._persons
+        seq = committed.first_seq - 1
         for record in committed.records:
-            if record.device_id and record.verified:
-                self._take(record, seq)
             seq += 1
+            device_id, person_id = record.device_id, record.person_id
+            if not device_id or not record.verified:
+                continue
+            device = devices.get(device_id)
+            if device is None:
+                device = devices[device_id] = _Live(device_id=device_id)
+            device.transport, device.person_id = record.transport, person_id
+            self._dirty_devices.add(device_id)
+            lives: tuple[_Live, ...] = (device,)
+            if person_id:
+                person = persons.get(person_id)
+                if person is None:
+                    person = persons[person_id] = _Live(person_id=person_id)
+                self._dirty_persons.add(person_id)
+                person.device_id = device_id
+                lives = (device, person)
+            reading, at_us = record.reading, record.received_at_us
+            said = None if reading is None or reading.stored else reading
+            told = (
+                {} if said is None else {name: (value, at_us, device_id) for name, value in said.measurements.items()}
+            )
+            for live in lives:
+                live.last_contact_us, live.last_seq = at_us, seq
+                if said is None:
+                    continue
+                live.readings.update(told)
+                for signal, active in said.signals.items():
+                    live.signals[signal] = (active, at_us, device_id)
+                if said.position is not None:
+                    live.position = said.position
 
     def recover(self, connection: apsw.Connection) -> None:
         """Read the journal's end."""
@@ -64,21 +103,6 @@ class LiveStates:
                 if isinstance(part, Committed):
                     self.observe(part)
                 seq = part.last_seq
-
-    def _take(self, record: Record, seq: int) -> None:
-        device = self._devices.get(record.device_id)
-        if device is None:
-            device = self._devices[record.device_id] = _Live(device_id=record.device_id)
-        device.transport, device.person_id = record.transport, record.person_id
-        self._dirty_devices.add(record.device_id)
-        _merge(device, record, seq)
-        if record.person_id:
-            person = self._persons.get(record.person_id)
-            if person is None:
-                person = self._persons[record.person_id] = _Live(person_id=record.person_id)
-            self._dirty_persons.add(record.person_id)
-            person.device_id = record.device_id
-            _merge(person, record, seq)
 
     # ---- asked ------------------------------------------------------------------------------------------------------
 
@@ -108,6 +132,19 @@ class LiveStates:
             "last_seq": live.last_seq or None,
             "device_id": live.device_id or None,
             **_shown(live),
+        }
+
+    def vitals(self, person_id: str, device_id: str) -> Mapping[str, float]:
+        """Vital signs that were received within the last hour, by metric. May be called from any thread."""
+        del device_id
+        live = self._persons.get(person_id)
+        if live is None:
+            return {}
+        oldest_us = self._clock.now_us() - FRESH_US
+        return {
+            metric: value
+            for metric, (value, at_us, _) in live.readings.copy().items()
+            if metric in VITALS and at_us >= oldest_us
         }
 
     def brief(self, device_id: str) -> dict[str, Any]:
@@ -159,19 +196,6 @@ class LiveStates:
                     known[name] = msgspec.json.decode(body, type=_Live)
                 except msgspec.DecodeError:
                     continue  # of another version; the next report replaces it
-
-
-def _merge(live: _Live, record: Record, seq: int) -> None:
-    reading, at_us = record.reading, record.received_at_us
-    live.last_contact_us, live.last_seq = at_us, seq
-    if reading is None or reading.stored:
-        return
-    for metric, value in reading.measurements.items():
-        live.readings[metric] = (value, at_us, record.device_id)
-    for signal, active in reading.signals.items():
-        live.signals[signal] = (active, at_us, record.device_id)
-    if reading.position is not None:
-        live.position = reading.position
 
 
 def _shown(live: _Live) -> dict[str, Any]:
