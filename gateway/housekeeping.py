@@ -17,6 +17,7 @@ from gateway.ports import Store
 from gateway.storage import call_retention, journal
 from gateway.storage.call_retention import Retention
 from gateway.storage.dedup import Marks
+from gateway.storage.many import upsert
 from gateway.storage.writer import JournalWriter
 
 READER: Final = "marks"
@@ -182,8 +183,4 @@ class Housekeeping:
 
 
 def _save_marks(connection: apsw.Connection, rows: list[tuple[str, bytes]]) -> None:
-    connection.executemany(
-        "INSERT INTO mark (device_key, state) VALUES (?, ?)"
-        " ON CONFLICT (device_key) DO UPDATE SET state = excluded.state",
-        rows,
-    )
+    upsert(connection, "mark", ("device_key",), "state", rows)

@@ -20,6 +20,7 @@ from gateway.errors import StorageBrokenError, StorageError
 from gateway.model import Committed, Effect
 from gateway.ports import Store
 from gateway.storage import journal
+from gateway.storage.many import upsert
 
 READER: Final = "rules"
 TICK_S: Final = 0.25
@@ -137,11 +138,7 @@ class Judge:
         now_us = self._clock.now_us()
 
         def write(connection: apsw.Connection) -> None:
-            connection.executemany(
-                "INSERT INTO rule_state (rule_id, subject, state) VALUES (?, ?, ?)"
-                " ON CONFLICT (rule_id, subject) DO UPDATE SET state = excluded.state",
-                [row for row in rows if row[2]],
-            )
+            upsert(connection, "rule_state", ("rule_id", "subject"), "state", [row for row in rows if row[2]])
             connection.executemany(
                 "DELETE FROM rule_state WHERE rule_id = ? AND subject = ?", [row[:2] for row in rows if not row[2]]
             )
