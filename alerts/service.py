@@ -22,7 +22,8 @@ from gateway.ports import Store
 
 POLL_S: Final = 0.25
 AUDIT_S: Final = 30.0
-SLICE: Final = 100
+SLICE: Final = 8
+"""Effects or timers of one transaction: other commits wait for these, about 10 ms each when the loop is busy."""
 RETRY_S: Final = 0.25
 JUMP_US: Final = 2 * US_PER_S
 KEEP_DISPATCHES_US: Final = 30 * 24 * HOUR_US
