@@ -28,6 +28,7 @@ from gateway import outdoors
 from gateway.access.door import Door
 from gateway.access.sessions import Limits as SessionLimits
 from gateway.access.tokens import TokenVerifier
+from gateway.address import host_and_port
 from gateway.api.app import build_app
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
@@ -404,13 +405,8 @@ class Parts:
         self._build_console()
         self.api: ApiServer | None = None
         if settings.http.listen:
-            host, _, port = settings.http.listen.rpartition(":")
-            self.api = ApiServer(
-                build_app(self.services),
-                host=host.removeprefix("[").removesuffix("]"),
-                port=int(port),
-                on_drain=self.services.closing.set,
-            )
+            host, port = host_and_port(settings.http.listen)
+            self.api = ApiServer(build_app(self.services), host=host, port=port, on_drain=self.services.closing.set)
 
     def _tokens(self) -> TokenVerifier | None:
         access = self.settings.access

@@ -12,6 +12,7 @@ import structlog
 
 from alerts.notice import Medium, Provider, Told
 from alerts.people import MEDIA
+from gateway.address import host_and_port
 from gateway.api.services import Answered
 from gateway.clock import Clock
 from gateway.config import read_secret
@@ -249,7 +250,7 @@ class Ways:
                 form=section.format,
                 key=key,
             )
-            addresses = tuple(_host_and_port(each) for each in (section.address, section.second_address) if each)
+            addresses = tuple(host_and_port(each) for each in (section.address, section.second_address) if each)
             centers[name] = Center(
                 addresses=addresses, dialogue=route, transport=section.transport, timeout_s=section.timeout_s,
                 tries=section.tries, test_s=section.test_s,
@@ -275,11 +276,6 @@ class ModemHealth:
     def state(self) -> tuple[bool, str]:
         found: tuple[bool, str] = self._modem.state()
         return found
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 async def _nobody(*_told: Any) -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
+from gateway.address import host_and_port, shown
 from gateway.clock import Clock
 from gateway.errors import FramingError, TransportError
 from gateway.ports import Directory, Ingest, TerminalCodec
@@ -30,9 +31,7 @@ class DatagramListener:
         limits: Limits | None = None,
     ) -> None:
         """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
-        host, _, port = listen.rpartition(":")
-        self._host = host.removeprefix("[").removesuffix("]")
-        self._port = int(port)
+        self._host, self._port = host_and_port(listen)
         self._transport: asyncio.DatagramTransport | None = None
         self.address = ""
         """``host:port`` as bound, once started."""
@@ -54,7 +53,7 @@ class DatagramListener:
             name = board.codec.name
             raise TransportError(f"{name} cannot listen on {self._host}:{self._port}: {error}") from error
         host, port = self._transport.get_extra_info("sockname")[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = shown(host, port)
 
     async def run(self) -> None:
         """Serve until cancelled. Then take nothing more, answer what is being committed, and end."""

@@ -8,6 +8,7 @@ import socket
 import ssl
 from typing import Any, Final, cast
 
+from gateway.address import host_and_port, shown
 from gateway.clock import Clock
 from gateway.errors import FramingError, TransportError
 from gateway.ports import Directory, Framer, Ingest, TerminalCodec
@@ -35,9 +36,7 @@ class StreamListener:
     ) -> None:
         """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
         self._ssl_context = ssl_context
-        host, _, port = listen.rpartition(":")
-        self._host = host.removeprefix("[").removesuffix("]")
-        self._port = int(port)
+        self._host, self._port = host_and_port(listen)
         self._server: asyncio.Server | None = None
         self.address = ""
         """``host:port`` as bound, once started."""
@@ -59,7 +58,7 @@ class StreamListener:
             name = board.codec.name
             raise TransportError(f"{name} cannot listen on {self._host}:{self._port}: {error}") from error
         host, port = self._server.sockets[0].getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = shown(host, port)
 
     async def run(self) -> None:
         """Serve until cancelled. Then accept nothing more, answer what is being committed, and end."""

@@ -13,7 +13,19 @@ PACKAGES = ("gateway", "protocols", "device_profiles", "rules", "alerts", "simul
 
 KERNEL = frozenset(
     f"gateway.{name}"
-    for name in ("model", "errors", "ports", "clock", "audit", "care", "datum", "observations", "events", "crashpoints")
+    for name in (
+        "model",
+        "errors",
+        "ports",
+        "clock",
+        "address",
+        "audit",
+        "care",
+        "datum",
+        "observations",
+        "events",
+        "crashpoints",
+    )
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
         "gateway.feeding", "gateway.terminals", "gateway.receivers", "gateway.serial_lines", "gateway.telephones",

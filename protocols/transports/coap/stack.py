@@ -24,6 +24,7 @@ from aiocoap.protocol import Context
 from aiocoap.tokenmanager import TokenManager
 from aiocoap.util import hostportjoin
 
+from gateway.address import host_and_port
 from gateway.errors import TransportError
 from protocols.transports.coap.exchanges import Exchanges
 
@@ -116,8 +117,7 @@ def bind_udp(listen: str) -> socket.socket:
 
     Without SO_REUSEADDR and SO_REUSEPORT: two processes on one port would share its datagrams silently.
     """
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    host, port = host_and_port(listen)
     if host == "localhost":
         host = "127.0.0.1"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -125,7 +125,7 @@ def bind_udp(listen: str) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        sock.bind((host, int(port)))
+        sock.bind((host, port))
     except OSError as fault:
         sock.close()
         raise TransportError(f"CoAP cannot listen on {listen}: {fault.strerror}") from fault
@@ -134,7 +134,7 @@ def bind_udp(listen: str) -> socket.socket:
 
 def is_private(listen: str) -> bool:
     """Whether a listener's address can be reached only from this machine or a private network."""
-    host = listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    host, _ = host_and_port(listen)
     if host == "localhost":
         return True
     address = ipaddress.ip_address(host)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.address import host_and_port, shown
 from gateway.clock import Clock
 from gateway.errors import StorageError, TransportError
 from gateway.ports import Credentials, Directory, Ingest, Store
@@ -51,9 +52,7 @@ class MqttEndpoint:
         a context that verifies client certificates lets devices in by their common name. ``stands`` is asked about
         live connections after ``recheck`` and now and then: those whose credential stands no more are ended.
         """
-        host, _, port = listen.rpartition(":")
-        self._host = host.removeprefix("[").removesuffix("]")
-        self._port = int(port)
+        self._host, self._port = host_and_port(listen)
         self._ssl_context = ssl_context
         self._limits = limits
         self.sessions = sessions or Sessions(
@@ -95,7 +94,7 @@ class MqttEndpoint:
                 host, port = self._server.sockets[0].getsockname()[:2]
         except (OSError, StorageError) as error:
             raise TransportError(f"MQTT cannot listen on {self._host}:{self._port}: {error}") from error
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = shown(host, port)
 
     async def run(self) -> None:
         """Serve until cancelled. Then accept nothing more, acknowledge what is being committed, and say goodbye."""
