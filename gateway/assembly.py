@@ -137,9 +137,9 @@ class Parts:
         )
         self.engine = RulesEngine(rules, self.registry, settings.timezone)
         self.registry.on_change(lambda: self.engine.reload(now_us=clock.now_us()))
-        self.recent = RecentFrames()
         self.family = FamilyLinks(settings.console.public_url if settings.console.enabled else "", clock)
         self.states = LiveStates(clock, self._heartbeat_of)
+        self.recent = RecentFrames(self.states.device)
         self._build_alerts()
         self.judge = Judge(engine=SignsOfLife(self.engine), alerts=self.alerts, store=self.writer, clock=clock)
         self.unknown = UnknownDevices()
@@ -395,6 +395,7 @@ class Parts:
             orders=self.order_desk,
             live=self.states,
             conferences=self._conferences(),
+            limits=lambda person_id: self.engine.limits(person_id, clock.now_us()),
             tokens=self._tokens(),
             credentials=self.registry,
             emqx_secret=(

@@ -16,7 +16,7 @@ from rules.kinds.geofence import AreaRule
 from rules.kinds.rate import RateRule
 from rules.kinds.score import ScoreRule
 from rules.kinds.signal import SignalRule
-from rules.kinds.threshold import DeviceThresholdRule, ThresholdRule, limits_for
+from rules.kinds.threshold import DeviceThresholdRule, Limit, ThresholdRule, limits_for
 from rules.loader import RuleSet
 from rules.machine import Rule
 
@@ -83,6 +83,11 @@ class Compiler:
             edges += [fence.valid_from_us, fence.valid_to_us, fence.paused_until_us]
         later = [edge for edge in edges if edge is not None and edge > at_us]
         return Compiled(wanted, self._area(plan, zone, at_us), min(later, default=None))
+
+    def limits(self, plan: CarePlan, at_us: int) -> tuple[Limit, ...]:
+        """Those that hold for the person's readings now, the person's own among them."""
+        rules = self.person(plan, at_us).wanted.by_id.values()
+        return tuple(limit for rule in rules if isinstance(rule, ThresholdRule) for limit in rule.limits)
 
     def device(self, care: DeviceCare, plan: CarePlan) -> tuple[Rule[Any], ...]:
         silence: schema.Silence = self._rules.silence.config

@@ -23,6 +23,7 @@ from rules.compile import Compiler
 from rules.geometry import is_place
 from rules.kinds.absence import SilenceRule
 from rules.kinds.signal import emergencies, emergencies_ended, unverified_call
+from rules.kinds.threshold import URGENT
 from rules.loader import RuleSet
 from rules.machine import MINUTE_US, NOTHING, Observed, Rule, Tick, last_known
 from rules.ordinary import Ordinary
@@ -83,6 +84,22 @@ class RulesEngine:
         """How often each rule has failed, by id; for the metric."""
         self.slow_records = 0
         """Records that some machine had to look at."""
+
+    def limits(self, person_id: str, at_us: int) -> list[dict[str, Any]]:
+        """The limits that hold for a person's readings now, JSON-ready: ``metric``, ``side`` (low, high), ``level``
+        (advisory, urgent), ``limit``, and ``own``: whether it was set for this person.
+        """
+        plan = self._people.plan(person_id) or CarePlan(person_id=person_id)
+        return [
+            {
+                "metric": limit.metric,
+                "side": "high" if limit.high else "low",
+                "level": "urgent" if limit.level == URGENT else "advisory",
+                "limit": limit.value,
+                "own": limit.override is not None,
+            }
+            for limit in self._compiler.limits(plan, at_us)
+        ]
 
     # ---- stimuli -------------------------------------------------------------------------------------------------
 

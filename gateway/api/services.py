@@ -159,6 +159,8 @@ class Services:
     orders: OrderCases | None = None
     live: LiveStates | None = None
     conferences: Conferences | None = None
+    limits: Callable[[str], list[dict[str, Any]]] | None = None
+    """The limits of a person's readings now (rules.engine.RulesEngine.limits); None: nobody judges."""
     outdoors: Callable[..., Awaitable[None]] | None = None
     """The ASGI application of the installer's and the family's pages, /installer and /f/; None: there are none."""
     credentials: Credentials | None = None

@@ -1,87 +1,57 @@
-"""The newest frames of each device, in memory: what an installer watches while standing beside it."""
+"""The newest frames of the devices that installers stand beside, in memory."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.clock import iso
-from gateway.model import Committed, Position, Record
+from gateway.model import Committed, Record
 
 FRAMES: Final = 6
 WATCHED: Final = 500
 METRICS: Final = ("battery_percent", "battery_volts", "rssi_dbm")
 
 
-class Heard:
-    """What is kept of one device: when it was heard, and the newest value of each of METRICS with its time."""
-
-    __slots__ = ("frames", "heard_us", "position", "values")
-
-    def __init__(self) -> None:
-        self.heard_us = 0
-        self.values: dict[str, tuple[float, int]] = {}
-        self.position: tuple[Position, int] | None = None
-        self.frames: deque[Record] | None = None
-
-
 class RecentFrames:
-    """``observe`` is a listener of ingest. Frames are kept only of the ``WATCHED`` devices asked for last."""
+    """``observe`` is a listener of ingest: nothing for a device that nobody asked for. Frames are kept of the
+    ``WATCHED`` devices asked for last; ``live`` tells the rest (gateway.live_states.LiveStates.device).
+    """
 
-    def __init__(self) -> None:
-        self._devices: dict[str, Heard] = {}
-        self._watched: dict[str, None] = {}
+    def __init__(self, live: Callable[[str], Mapping[str, Any]]) -> None:
+        self._live = live
+        self._watched: dict[str, deque[Record]] = {}
 
     def observe(self, committed: Committed) -> None:
-        devices = self._devices
+        watched = self._watched
+        if not watched:
+            return
         for record in committed.records:
-            if not record.device_id:
-                continue
-            heard = devices.get(record.device_id)
-            if heard is None:
-                heard = devices[record.device_id] = Heard()
-            heard.heard_us = record.received_at_us
-            if heard.frames is not None:
-                heard.frames.append(record)
-            reading = record.reading
-            if reading is None or reading.stored:
-                continue
-            for metric in METRICS:
-                if metric in reading.measurements:
-                    heard.values[metric] = (reading.measurements[metric], record.received_at_us)
-            if reading.position is not None and reading.position.valid:
-                heard.position = (reading.position, record.received_at_us)
+            frames = watched.get(record.device_id)
+            if frames is not None:
+                frames.append(record)
 
     def of(self, device_id: str) -> dict[str, Any]:
-        """JSON-ready: ``heard_at`` (None: not since this process started), ``values`` and the last ``frames``."""
-        heard = self._devices.setdefault(device_id, Heard())
-        if heard.frames is None:
-            heard.frames = deque(maxlen=FRAMES)
-        self._watched.pop(device_id, None)
-        self._watched[device_id] = None
+        """JSON-ready: ``heard_at`` (None: unknown), ``values`` of METRICS, ``position`` and the last ``frames``."""
+        frames = self._watched.pop(device_id, None)
+        if frames is None:
+            frames = deque(maxlen=FRAMES)
+        self._watched[device_id] = frames
         if len(self._watched) > WATCHED:
-            oldest = next(iter(self._watched))
-            del self._watched[oldest]
-            self._devices[oldest].frames = None
+            del self._watched[next(iter(self._watched))]
+        live = self._live(device_id)
+        position = live["position"]
         return {
-            "heard_at": iso(heard.heard_us) if heard.heard_us else None,
-            "values": {name: {"value": value, "at": iso(at_us)} for name, (value, at_us) in heard.values.items()},
-            "position": _place(heard.position),
-            "frames": [_view(record) for record in reversed(heard.frames)],
+            "heard_at": live["last_contact"],
+            "values": {
+                name: {"value": told["value"], "at": told["at"]}
+                for name, told in live["readings"].items()
+                if name in METRICS
+            },
+            "position": position if position is not None and position["valid"] else None,
+            "frames": [_view(record) for record in reversed(frames)],
         }
-
-
-def _place(found: tuple[Position, int] | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    position, at_us = found
-    return {
-        "latitude": position.latitude,
-        "longitude": position.longitude,
-        "accuracy_m": position.accuracy_m,
-        "source": position.source,
-        "at": iso(at_us),
-    }
 
 
 def _view(record: Record) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.clock import VirtualClock, to_us
+from gateway.clock import VirtualClock, from_us, iso, to_us
 from gateway.console.family_link import FamilyLinks
 from gateway.console.family_sketch import draw, map_links, rings_of
 from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.live_states import LiveStates
 from gateway.model import Actor, Committed, Position, Reading, Record
 from gateway.provisioning import claims, codes, links, people, visits
 from gateway.provisioning.recent import FRAMES, WATCHED, RecentFrames
@@ -179,23 +180,33 @@ def record(device_id: str, at_us: int, reading: Reading | None) -> Record:
 
 
 def test_recent_frames_are_bounded_and_tell_no_vital_signs() -> None:
-    recent = RecentFrames()
+    live = LiveStates(VirtualClock(from_us(NOW)), lambda _: None)
+    recent = RecentFrames(live.device)
+
+    def hear(committed: Committed) -> None:
+        live.observe(committed)
+        recent.observe(committed)
+
     recent.of("D-0")
     position = Position(39.1, 117.2, NOW)
     for number in range(FRAMES + 3):
         reading = Reading(NOW, {"heart_rate_bpm": 131.0, "battery_percent": float(number)}, {"sos": True}, position)
-        recent.observe(Committed(1, [record("D-0", NOW + number, reading), record("", NOW, None)]))
+        hear(Committed(1, [record("D-0", NOW + number, reading), record("", NOW, None)]))
     told = recent.of("D-0")
     assert len(told["frames"]) == FRAMES
     assert told["values"]["battery_percent"]["value"] == FRAMES + 2
     assert told["position"]["latitude"] == 39.1
+    assert told["heard_at"] == iso(NOW + FRAMES + 2)
     assert "131" not in str(told)
     stored = Reading(NOW, {"battery_percent": 1.0}, {}, None, None, True)
-    recent.observe(Committed(2, [record("D-0", NOW, stored)]))
+    hear(Committed(2, [record("D-0", NOW, stored)]))
     assert recent.of("D-0")["values"]["battery_percent"]["value"] == FRAMES + 2, "what was buffered is no news"
+    hear(Committed(3, [record("D-0", NOW, Reading(NOW, {}, {}, Position(1.0, 2.0, NOW, valid=False)))]))
+    assert recent.of("D-0")["position"] is None, "a last known place is no place to hang a fence on"
     for number in range(1, WATCHED + 1):
         recent.of(f"D-{number}")
     assert recent.of("D-0")["frames"] == [], "frames are kept of the devices that are watched"
+    assert recent.of("D-unheard") == {"heard_at": None, "values": {}, "position": None, "frames": []}
 
 
 # ---- family links ----------------------------------------------------------------------------------------------------

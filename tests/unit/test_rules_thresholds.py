@@ -295,3 +295,24 @@ def test_a_rule_that_fails_is_counted_and_keeps_nothing_else_from_judging(monkey
     )
     assert sorted(raises(effects)) == [("blood_pressure_high", "P2"), ("sos", "P1")]
     assert world.engine.failures == {"tamper": 1, "geofence": 1}
+
+
+def test_the_limits_of_a_person_are_told_as_they_hold_now() -> None:
+    own = ThresholdOverride(metric="heart_rate_bpm", limits={"advisory_high": 95.0}, author="Dr. Li", reason="blocker")
+    over = ThresholdOverride(
+        metric="spo2_percent", limits={"advisory_low": 85.0}, author="Dr. Li", reason="copd",
+        valid_to_us=us("2026-11-01T00:00:00+08:00"),
+    )  # fmt: skip
+    world = World([CarePlan(person_id="P-1", overrides=(own, over))])
+    found = {
+        (each["metric"], each["side"], each["level"]): (each["limit"], each["own"])
+        for each in world.engine.limits("P-1", world.now_us)
+    }
+    general = {
+        (each["metric"], each["side"], each["level"]): (each["limit"], each["own"])
+        for each in world.engine.limits("P-nobody", world.now_us)
+    }
+    assert found["heart_rate_bpm", "high", "advisory"] == (95.0, True)
+    assert general["heart_rate_bpm", "high", "advisory"][1] is False
+    assert found["spo2_percent", "low", "advisory"] == general["spo2_percent", "low", "advisory"]
+    assert found["systolic_mmhg", "high", "urgent"] == (180.0, False)
