@@ -10,6 +10,7 @@ import apsw
 from msgspec import Struct
 
 from alerts.channel import Dispatch
+from alerts.filters import where
 from alerts.notice import AttemptState, Medium, Told
 from alerts.policy_schema import Quota
 from gateway.clock import US_PER_S, iso
@@ -75,9 +76,10 @@ _COLUMNS: Final = ", ".join(Attempt.__struct_fields__)
 
 def find(connection: apsw.Connection, attempt_id: str, provider: str = "") -> Attempt | None:
     """The row of an attempt, of this provider or of the newest one."""
+    asked, values = where((True, "attempt_id = ?", (attempt_id,)), (provider, "provider = ?", (provider,)))
     row = connection.execute(
-        f"SELECT {_COLUMNS} FROM attempt WHERE attempt_id = ? AND (? = '' OR provider = ?) ORDER BY id DESC LIMIT 1",  # noqa: S608 - columns of ours
-        (attempt_id, provider, provider),
+        f"SELECT {_COLUMNS} FROM attempt{asked} ORDER BY id DESC LIMIT 1",  # noqa: S608 - columns of ours
+        values,
     ).fetchone()
     return None if row is None else Attempt(*row)
 

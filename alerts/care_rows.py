@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import apsw
 from msgspec import Struct
 
+from alerts.filters import where
 from alerts.people import zone_of
 from gateway import audit
 from gateway.clock import from_us, iso, to_us
@@ -175,9 +176,10 @@ def show(connection: apsw.Connection, schedule_id: str) -> dict[str, Any]:
 
 
 def list_schedules(connection: apsw.Connection, *, person_id: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+    asked, values = where((True, "state = 'active'", ()), (person_id, "person_id = ?", (person_id,)))
     rows: list[Any] = connection.execute(
-        "SELECT id FROM care_schedule WHERE state = 'active' AND (? = '' OR person_id = ?) ORDER BY id LIMIT ?",
-        (person_id, person_id, max(1, min(limit, 10_000))),
+        f"SELECT id FROM care_schedule{asked} ORDER BY id LIMIT ?",  # noqa: S608 - columns of ours
+        (*values, max(1, min(limit, 10_000))),
     ).fetchall()
     return [show(connection, schedule_id) for (schedule_id,) in rows]
 
@@ -282,9 +284,10 @@ def end(
 
 def list_occasions(connection: apsw.Connection, *, person_id: str = "", limit: int = 100) -> list[dict[str, Any]]:
     """What was said and what came of it, newest first."""
+    asked, values = where((person_id, "person_id = ?", (person_id,)))
     rows: list[Any] = connection.execute(
-        f"SELECT {_OCCASION} FROM care_occasion WHERE ? = '' OR person_id = ? ORDER BY id DESC LIMIT ?",  # noqa: S608
-        (person_id, person_id, max(1, min(limit, 10_000))),
+        f"SELECT {_OCCASION} FROM care_occasion{asked} ORDER BY id DESC LIMIT ?",  # noqa: S608 - columns of ours
+        (*values, max(1, min(limit, 10_000))),
     ).fetchall()
     views = []
     for row in rows:

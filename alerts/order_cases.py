@@ -16,6 +16,7 @@ import msgspec
 from alerts import order_requests, outbox_rows, promises, rows, supervision
 from alerts.changes import clean_text
 from alerts.completeness import CATEGORIES
+from alerts.filters import where
 from alerts.lifecycle import apply_effects, transition
 from alerts.policy import Policy, order_category
 from alerts.rows import Alert
@@ -38,6 +39,11 @@ INTENTS: Final[Mapping[str, tuple[str, Severity]]] = MappingProxyType(
 """What a person may be asked for by telephone or at a counter; a health alarm comes from its rule."""
 
 ACTIONS: Final = ("redispatch", "supervise", "complaint", "follow_up")
+
+_SUPERVISED: Final = (
+    "EXISTS (SELECT 1 FROM order_record WHERE order_record.alert_id = alert.id"
+    " AND order_record.kind = 'supervision' AND order_record.ended_at_us IS NULL)"
+)
 
 
 def request(
@@ -190,17 +196,18 @@ def list_cases(
     """Cases (alerts that have an order or a promise), newest first. ``limit`` is held to 1 to 10,000."""
     if category and category not in CATEGORIES:
         raise UsageError(f"unknown category {category!r}; known are {', '.join(CATEGORIES)}")
+    asked, values = where(
+        (open_only, rows.OPEN_SQL, ()),
+        (person_id, "alert.person_id = ?", (person_id,)),
+        (category, "order_promise.category = ?", (category,)),
+        (overdue, "order_promise.overdue_at_us IS NOT NULL AND order_promise.kept_at_us IS NULL", ()),
+        (supervised, _SUPERVISED, ()),
+    )
     found: list[Any] = connection.execute(
         f"SELECT {rows.COLUMNS} FROM alert JOIN order_promise ON order_promise.alert_id = alert.id"  # noqa: S608 - ours
-        f" WHERE (NOT ? OR {rows.OPEN_SQL}) AND (? = '' OR alert.person_id = ?)"
-        " AND (? = '' OR order_promise.category = ?) AND (NOT ? OR order_promise.overdue_at_us IS NOT NULL"
-        " AND order_promise.kept_at_us IS NULL) AND (NOT ? OR EXISTS (SELECT 1 FROM order_record"
-        " WHERE order_record.alert_id = alert.id AND order_record.kind = 'supervision'"
-        " AND order_record.ended_at_us IS NULL)) ORDER BY alert.id DESC LIMIT ?",
-        (
-            open_only, person_id, person_id, category, category, overdue, supervised, max(1, min(limit, 10_000)),
-        ),
-    ).fetchall()  # fmt: skip
+        f"{asked} ORDER BY alert.id DESC LIMIT ?",
+        (*values, max(1, min(limit, 10_000))),
+    ).fetchall()
     return [view(connection, alert) for alert in map(rows.alert_of, found)]
 
 

@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from alerts.channel import Dispatch
+from alerts.filters import where
 from gateway import audit
 from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError, UsageError
@@ -173,10 +174,13 @@ def is_known(connection: apsw.Connection, idempotency_key: str) -> bool:
 
 def supersede(connection: apsw.Connection, alert_id: str, lane: str, ladder: str, now_us: int) -> None:
     """What has not gone out of this lane, and of this ladder if one is named, is no longer needed."""
+    asked, values = where(
+        (True, "alert_id = ? AND lane = ? AND uncertain = 0 AND state IN ('pending', 'retry')", (alert_id, lane)),
+        (ladder, "payload ->> 'ladder' = ?", (ladder,)),
+    )
     connection.execute(
-        "UPDATE outbox SET state = 'superseded', done_at_us = ? WHERE alert_id = ? AND lane = ? AND uncertain = 0"
-        " AND state IN ('pending', 'retry') AND (? = '' OR payload ->> 'ladder' = ?)",
-        (now_us, alert_id, lane, ladder, ladder),
+        f"UPDATE outbox SET state = 'superseded', done_at_us = ?{asked}",  # noqa: S608 - columns of ours
+        (now_us, *values),
     )
 
 
@@ -233,11 +237,8 @@ def list_outbox(connection: apsw.Connection, *, state: str = "", limit: int = 10
     """Dispatches, newest first, as JSON-ready dicts. Raises UsageError for an unknown state."""
     if state and state not in STATES:
         raise UsageError(f"unknown state {state!r}; known are {', '.join(STATES)}")
-    where = "WHERE state = ?" if state else "WHERE ? = ''"
-    rows = connection.execute(
-        f"{_VIEW_SQL} {where} ORDER BY id DESC LIMIT ?",
-        (state, max(1, min(limit, 10_000))),
-    )
+    asked, values = where((state, "state = ?", (state,)))
+    rows = connection.execute(f"{_VIEW_SQL}{asked} ORDER BY id DESC LIMIT ?", (*values, max(1, min(limit, 10_000))))
     return [_view(row) for row in rows]
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway.api.answers import Limit, ShortText, page
 from gateway.api.auth import may, services_of
 from gateway.clock import iso
+from gateway.registry.changes import listing
 from gateway.registry.keys import ApiKey
 
 router = APIRouter(prefix="/audit", tags=["audit"])
@@ -30,12 +31,13 @@ async def list_audit(
     """Rows in order. They hold ids, states and settings; of personal data only that it changed."""
 
     def read(connection: apsw.Connection) -> list[Row]:
-        found = connection.execute(
-            "SELECT body, hash FROM audit WHERE seq > ? AND (? = '' OR subject = ?) AND (? = '' OR alert_id = ?)"
-            " ORDER BY seq LIMIT ?",
-            (after, subject, subject, alert_id, alert_id, limit),
+        asked = (
+            (True, "seq > ?", (after,)),
+            (subject, "subject = ?", (subject,)),
+            (alert_id, "alert_id = ?", (alert_id,)),
         )
-        return [_view(str(body), bytes(digest)) for body, digest in found]
+        found = listing(connection, "SELECT body, hash FROM audit", asked, "seq", limit)
+        return [_view(str(row["body"]), bytes(row["hash"])) for row in found]
 
     rows = await services_of(request).store.read(read)
     return page(request, rows, limit, "after", "seq")
