@@ -324,6 +324,7 @@ class Figure(NamedTuple):
 def figures(scale: float) -> dict[str, Figure]:
     """Every figure by name. ``scale`` 1 is the full length."""
     from simulators import bench_broker as broker  # noqa: PLC0415 - it builds on this module
+    from simulators import bench_consoles as desks  # noqa: PLC0415
     from simulators import bench_reach as reach  # noqa: PLC0415
 
     minute_s = 60 * scale
@@ -336,6 +337,9 @@ def figures(scale: float) -> dict[str, Figure]:
         "storm_5000": Figure(pressers, lambda bench: storm(bench, pressers, minute_s)),
         "call_among_5000": Figure(1000, lambda bench: reach.first_call(bench, minute_s, 5_000, 10), reach.CallingBench),
         "broker": Figure(100, lambda bench: broker.through_broker(bench, 20 * scale), broker.BrokerBench),
+        "consoles_1000": Figure(
+            1000, lambda bench: desks.consoles(bench, 40 * scale, 10 * scale, 5_000, 10), desks.ConsoleBench
+        ),
         "alerts_5000": Figure(pressers, lambda bench: reach.many_open(bench, pressers), reach.LadderBench),
     }
 

@@ -24,8 +24,8 @@ def bench(
 ) -> None:
     """Start a daemon in a temporary folder, load it, print what was measured. Example: carebell bench sustained
 
-    Figures: sustained, open_20000, sos_among_5000, idle_10000, storm_5000, broker (needs Mosquitto), call_among_5000
-    and alerts_5000 (these two need the Twilio SDK). All of them take about nine minutes.
+    Figures: sustained, open_20000, sos_among_5000, idle_10000, storm_5000, broker (needs Mosquitto), consoles_1000,
+    call_among_5000 and alerts_5000 (these two need the Twilio SDK). All of them take about ten minutes.
     """
     import uvloop  # noqa: PLC0415 - keeps `--help` quick
 
@@ -55,6 +55,15 @@ def _print(found: dict[str, Any]) -> None:
     for name, value in found.items():
         if name in ("figure", "scale", "machine"):
             continue
-        if isinstance(value, dict):
-            value = "  ".join(f"{key} {number:g}" for key, number in value.items())  # noqa: PLW2901
+        _print_value(name, value)
+
+
+def _print_value(name: str, value: Any) -> None:
+    """Figures of one kind on one line; groups of such figures below each other."""
+    if not isinstance(value, dict):
         print(f"  {name:<28} {value}")
+    elif any(isinstance(each, dict) for each in value.values()):
+        for inner, each in value.items():
+            _print_value(f"{name} {inner}", each)
+    else:
+        print(f"  {name:<28} {'  '.join(f'{key} {number:g}' for key, number in value.items())}")
