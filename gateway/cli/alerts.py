@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from msgspec import Struct
 
+from gateway.cli import orders
 from gateway.cli.common import (
     ConfigOption,
     DataDirOption,
@@ -16,6 +19,8 @@ from gateway.cli.common import (
     print_json,
     settings_of,
 )
+from gateway.cli.factory import JSON, REQUIRED, WHERE, Parameters, add_command
+from gateway.cli.orders import AsOption
 from gateway.clock import SystemClock
 from gateway.model import Actor
 
@@ -27,7 +32,6 @@ VersionOption = Annotated[
 ]
 NoteOption = Annotated[str, typer.Option("--note", help="Free text for the record.")]
 SeverityOption = Annotated[str, typer.Option("--severity", metavar="P1..P4", help="To this severity.")]
-AsOption = Annotated[str, typer.Option("--as", metavar="OPERATOR", help="Who acts; the login name without it.")]
 
 
 @alerts.command("list")
@@ -63,138 +67,104 @@ def show(
     print_json(found, indent=2)
 
 
-@alerts.command()
-def accept(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """I take it. Fails with the owner's name when somebody else was quicker. Example: carebell alerts accept <id>"""
-    _act(config, data_dir, alert_id, "accept", operator, json_output, version=version, note=note)
+class Act(Struct, frozen=True):
+    """One thing that an operator does to an alert: a command, and an action of alerts.states.DESK_ACTIONS.
+
+    ``first`` are parameters of its own before the common ones, ``more`` behind them. ``detail`` makes the action's
+    detail of what was given.
+    """
+
+    name: str
+    help: str
+    first: Parameters = {}
+    more: Parameters = {}
+    note_needed: bool = False
+    detail: Callable[[dict[str, Any]], dict[str, Any]] = lambda _: {}
 
 
-@alerts.command()
-def progress(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    step: Annotated[
-        str, typer.Option("--step", help="contacting_person, talking, ems_called, dispatched, on_scene and so on.")
-    ] = "",
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """What is being done. Example: carebell alerts progress <id> --step talking"""
-    detail = {"progress": step} if step else {}
-    _act(config, data_dir, alert_id, "progress", operator, json_output, version=version, note=note, detail=detail)
+def _severity(given: dict[str, Any]) -> dict[str, Any]:
+    severity = given.pop("severity")
+    return {"severity": severity} if severity else {}
 
 
-@alerts.command()
-def release(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Give it back; it is raised again. Example: `carebell alerts release <id> --note "end of shift"`"""
-    _act(config, data_dir, alert_id, "release", operator, json_output, version=version, note=note)
+def _step(given: dict[str, Any]) -> dict[str, Any]:
+    step = given.pop("step")
+    return {"progress": step} if step else {}
 
 
-@alerts.command()
-def escalate(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    severity: SeverityOption = "",
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """More severe: by one, or to --severity. Example: `carebell alerts escalate <id> --note "short of breath"`"""
-    detail = {"severity": severity} if severity else {}
-    _act(config, data_dir, alert_id, "escalate", operator, json_output, version=version, note=note, detail=detail)
+StepOption = Annotated[
+    str, typer.Option("--step", help="contacting_person, talking, ems_called, dispatched, on_scene and so on.")
+]
+ToOption = Annotated[str, typer.Option("--to", metavar="OPERATOR", help="Whose it is from now on.")]
+OutcomeOption = Annotated[
+    str,
+    typer.Option("--outcome", help="emergency, assistance, false_press, fall_ok, test, technical, duplicate ..."),
+]
+
+ACTS: Final = (
+    Act(
+        "accept",
+        "I take it. Fails with the owner's name when somebody else was quicker. Example: carebell alerts accept <id>",
+    ),
+    Act(
+        "progress",
+        "What is being done. Example: carebell alerts progress <id> --step talking",
+        more={"step": (StepOption, "")},
+        detail=_step,
+    ),
+    Act("release", 'Give it back; it is raised again. Example: `carebell alerts release <id> --note "end of shift"`'),
+    Act(
+        "escalate",
+        'More severe: by one, or to --severity. Example: `carebell alerts escalate <id> --note "short of breath"`',
+        more={"severity": (SeverityOption, "")},
+        detail=_severity,
+    ),
+    Act(
+        "lower",
+        'Less severe: by one, or to --severity; say why. Example: `carebell alerts lower <id> --note "measured again"`',
+        more={"severity": (SeverityOption, "")},
+        note_needed=True,
+        detail=_severity,
+    ),
+    Act(
+        "assign",
+        "Give it, or hand it over, to somebody. Example: carebell alerts assign <id> --to li.na",
+        first={"to": (ToOption, REQUIRED)},
+        detail=lambda given: {"owner": given.pop("to")},
+    ),
+    Act(
+        "reopen",
+        'It was not over; say why. Example: `carebell alerts reopen <id> --note "she called again"`',
+        note_needed=True,
+    ),
+    Act(
+        "resolve",
+        "It is over, and how it ended. Example: carebell alerts resolve <id> --outcome assistance",
+        more={"outcome": (OutcomeOption, REQUIRED)},
+    ),
+)
 
 
-@alerts.command()
-def lower(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    severity: SeverityOption = "",
-    version: VersionOption = None,
-    note: NoteOption,
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Less severe: by one, or to --severity; say why. Example: `carebell alerts lower <id> --note "measured again"`"""
-    detail = {"severity": severity} if severity else {}
-    _act(config, data_dir, alert_id, "lower", operator, json_output, version=version, note=note, detail=detail)
+def _add(act: Act) -> None:
+    def run(*, alert_id: str, config: Path | None, data_dir: Path | None, **given: Any) -> None:
+        detail = act.detail(given)
+        _act(config, data_dir, alert_id, act.name, **given, detail=detail)
+
+    parameters: Parameters = {
+        "alert_id": (AlertArgument, REQUIRED),
+        **act.first,
+        **WHERE,
+        **act.more,
+        "version": (VersionOption, None),
+        "note": (NoteOption, REQUIRED if act.note_needed else ""),
+        "operator": (AsOption, ""),
+        **JSON,
+    }
+    add_command(alerts, act.name, act.help, parameters, run)
 
 
-@alerts.command()
-def assign(
-    alert_id: AlertArgument,
-    to: Annotated[str, typer.Option("--to", metavar="OPERATOR", help="Whose it is from now on.")],
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Give it, or hand it over, to somebody. Example: carebell alerts assign <id> --to li.na"""
-    detail = {"owner": to}
-    _act(config, data_dir, alert_id, "assign", operator, json_output, version=version, note=note, detail=detail)
-
-
-@alerts.command()
-def reopen(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    version: VersionOption = None,
-    note: NoteOption,
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """It was not over; say why. Example: `carebell alerts reopen <id> --note "she called again"`"""
-    _act(config, data_dir, alert_id, "reopen", operator, json_output, version=version, note=note)
-
-
-@alerts.command()
-def resolve(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    outcome: Annotated[
-        str,
-        typer.Option("--outcome", help="emergency, assistance, false_press, fall_ok, test, technical, duplicate ..."),
-    ],
-    version: VersionOption = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """It is over, and how it ended. Example: carebell alerts resolve <id> --outcome assistance"""
-    _act(config, data_dir, alert_id, "resolve", operator, json_output, version=version, note=note, outcome=outcome)
+for each in ACTS:
+    _add(each)
 
 
 @alerts.command()
@@ -208,23 +178,19 @@ def note(
     json_output: JsonOption = False,
 ) -> None:
     """Write something down. Example: `carebell alerts note <id> "neighbour has the key"`"""
-    _act(config, data_dir, alert_id, "note", operator, json_output, note=text)
+    _act(config, data_dir, alert_id, "note", operator=operator, json_output=json_output, note=text)
 
 
-@alerts.command()
-def redispatch(
-    alert_id: AlertArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """The same incident under a new order. Example: `carebell alerts redispatch <id> --note "nobody came"`"""
-    from gateway.cli.orders import act_on  # noqa: PLC0415 - keeps `--help` quick
-
-    act_on(config, data_dir, alert_id, "redispatch", operator, note=note, json_output=json_output)
+orders.add_act(
+    alerts,
+    orders.Act(
+        name="redispatch",
+        action="redispatch",
+        help='The same incident under a new order. Example: `carebell alerts redispatch <id> --note "nobody came"`',
+        case=AlertArgument,
+        note=NoteOption,
+    ),
+)
 
 
 def _act(
@@ -232,6 +198,7 @@ def _act(
     data_dir: Path | None,
     alert_id: str,
     action: str,
+    *,
     operator: str,
     json_output: bool,
     **arguments: Any,

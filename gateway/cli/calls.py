@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -17,6 +18,7 @@ from gateway.cli.common import (
     fail,
     print_json,
 )
+from gateway.cli.factory import JSON, WHERE, Parameters, add_command
 from gateway.cli.registry_shared import (
     BomOption,
     OutputOption,
@@ -41,9 +43,16 @@ MediumOption = Annotated[str, typer.Option("--medium", help="voice, sms, email, 
 StateOption = Annotated[str, typer.Option("--state", help="Only those in this state.")]
 FromOption = Annotated[str, typer.Option("--from", metavar="TIME", help="From then on: 2026-11-22 or RFC 3339.")]
 ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="Before that: 2026-11-22 or RFC 3339.")]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000)]
 MaskedOption = Annotated[bool, typer.Option("--masked", help="Hide the middle of numbers.")]
 HoldReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the hold and in the audit.")]
 
+_ASKED: Final[Parameters] = {
+    "person": (PersonOption, ""), "alert": (AlertOption, ""), "contact": (ContactOption, ""),
+    "number": (NumberOption, ""), "medium": (MediumOption, ""), "state": (StateOption, ""), "from_": (FromOption, ""),
+    "to": (ToOption, ""),
+}  # fmt: skip
+"""Which calls are asked for."""
 _LABELS: Final = {
     "id": "编号", "created_at": "时间", "medium": "方式", "caller": "主叫", "callee": "被叫", "state": "结果",
     "answer": "应答", "person_id": "对象", "alert_id": "告警", "recording_serials": "录音编号",
@@ -52,27 +61,12 @@ _HOLD_LABELS: Final = {"hold": "编号", "subject": "对象", "reason": "原因"
                        "released_at": "解除"}  # fmt: skip
 
 
-@calls.command("list")
-def list_calls(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    person: PersonOption = "",
-    alert: AlertOption = "",
-    contact: ContactOption = "",
-    number: NumberOption = "",
-    medium: MediumOption = "",
-    state: StateOption = "",
-    from_: FromOption = "",
-    to: ToOption = "",
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000)] = 100,
-    masked: MaskedOption = False,
-    json_output: JsonOption = False,
+def _list(
+    *, config: Path | None, data_dir: Path | None, limit: int, masked: bool, json_output: bool, **asked: str
 ) -> None:
-    """Calls and messages, newest first. Example: carebell calls list --person P-0001 --medium voice"""
     from gateway.storage.calls import search  # noqa: PLC0415 - keeps `--help` quick
 
-    question = _question(person, alert, contact, number, medium, state, from_, to)
+    question = _question(**asked)
     with reading(config, data_dir) as connection:
         found = search(connection, question, limit=limit, masked=masked)
     if json_output:
@@ -80,6 +74,15 @@ def list_calls(
             print_json(view)
         return
     print_table(_LABELS, [view | {"recording_serials": _serials(view["recordings"])} for view in found])
+
+
+add_command(
+    calls,
+    "list",
+    "Calls and messages, newest first. Example: carebell calls list --person P-0001 --medium voice",
+    {**WHERE, **_ASKED, "limit": (LimitOption, 100), "masked": (MaskedOption, False), **JSON},
+    _list,
+)
 
 
 @calls.command()
@@ -102,27 +105,12 @@ def show(
         print_view(view, _LABELS)
 
 
-@calls.command()
-def export(
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    person: PersonOption = "",
-    alert: AlertOption = "",
-    contact: ContactOption = "",
-    number: NumberOption = "",
-    medium: MediumOption = "",
-    state: StateOption = "",
-    from_: FromOption = "",
-    to: ToOption = "",
-    output: OutputOption = None,
-    bom: BomOption = False,
-    masked: MaskedOption = False,
+def _export(
+    *, config: Path | None, data_dir: Path | None, output: Path | None, bom: bool, masked: bool, **asked: str
 ) -> None:
-    """Write calls as CSV, newest first; audited. Example: carebell calls export -o calls.csv --bom"""
     from gateway.storage.calls import MAX_ROWS, note_export, search, to_csv  # noqa: PLC0415 - keeps `--help` quick
 
-    question = _question(person, alert, contact, number, medium, state, from_, to)
+    question = _question(**asked)
     found: list[dict[str, Any]] = []
     with reading(config, data_dir) as connection:
         part = question
@@ -132,6 +120,15 @@ def export(
     with transaction(config, data_dir) as connection:
         note_export(connection, question, len(found), actor=CLI_ACTOR, now_us=now_us(), masked=masked)
     write_lines(to_csv(found), output, bom=bom)
+
+
+add_command(
+    calls,
+    "export",
+    "Write calls as CSV, newest first; audited. Example: carebell calls export -o calls.csv --bom",
+    {**WHERE, **_ASKED, "output": (OutputOption, None), "bom": (BomOption, False), "masked": (MaskedOption, False)},
+    _export,
+)
 
 
 @calls.command()
@@ -195,7 +192,7 @@ def release(
 
 
 def _question(
-    person: str, alert: str, contact: str, number: str, medium: str, state: str, from_: str, to: str
+    *, person: str, alert: str, contact: str, number: str, medium: str, state: str, from_: str, to: str
 ) -> Question:
     from gateway.registry import fields  # noqa: PLC0415 - keeps `--help` quick
     from gateway.storage.calls import Question  # noqa: PLC0415

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from msgspec import Struct
 
 from gateway.cli.common import (
     ConfigOption,
@@ -16,6 +17,7 @@ from gateway.cli.common import (
     print_json,
     settings_of,
 )
+from gateway.cli.factory import JSON, REQUIRED, WHERE, Parameters, add_command
 from gateway.clock import SystemClock
 from gateway.model import Actor
 
@@ -24,6 +26,9 @@ orders = typer.Typer(help="Orders.", no_args_is_help=True, add_completion=False)
 CaseArgument = Annotated[str, typer.Argument(metavar="CASE", help="The alert's id, or the platform's order id.")]
 AsOption = Annotated[str, typer.Option("--as", metavar="OPERATOR", help="Who acts; the login name without it.")]
 NoteOption = Annotated[str, typer.Option("--note", help="Why, for the record.")]
+SatisfiedOption = Annotated[
+    bool | None, typer.Option("--satisfied/--unsatisfied", help="What the person said; neither: not asked.")
+]
 
 
 @orders.command("list")
@@ -91,66 +96,63 @@ def request_order(
     _print(found, json_output=json_output)
 
 
-@orders.command()
-def redispatch(
-    case: CaseArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """The same incident under a new request. Example: `carebell orders redispatch O-17 --note "nobody came"`"""
-    act_on(config, data_dir, case, "redispatch", operator, note=note, json_output=json_output)
+class Act(Struct, frozen=True, kw_only=True):
+    """A command that does one of alerts.order_cases.ACTIONS to a case. ``more`` are parameters of its own."""
+
+    name: str
+    action: str
+    help: str
+    case: Any = CaseArgument
+    more: Parameters = {}
+    note: Any = NoteOption
 
 
-@orders.command()
-def supervise(
-    case: CaseArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Ask a supervisor to look after it. Example: `carebell orders supervise O-17 --note "no answer since noon"`"""
-    act_on(config, data_dir, case, "supervise", operator, note=note, json_output=json_output)
+ACTS: Final = (
+    Act(
+        name="redispatch",
+        action="redispatch",
+        help='The same incident under a new request. Example: `carebell orders redispatch O-17 --note "nobody came"`',
+    ),
+    Act(
+        name="supervise",
+        action="supervise",
+        help="Ask a supervisor to look after it."
+        ' Example: `carebell orders supervise O-17 --note "no answer since noon"`',
+    ),
+    Act(
+        name="complaint",
+        action="complaint",
+        help='Record a complaint; it is supervised. Example: `carebell orders complaint O-17 --note "came too late"`',
+    ),
+    Act(
+        name="followup",
+        action="follow_up",
+        help="Somebody asked how it was; answers complaints. Example: carebell orders followup O-17 --satisfied",
+        more={"satisfied": (SatisfiedOption, None)},
+    ),
+)
 
 
-@orders.command()
-def complaint(
-    case: CaseArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Record a complaint; it is supervised. Example: `carebell orders complaint O-17 --note "came too late"`"""
-    act_on(config, data_dir, case, "complaint", operator, note=note, json_output=json_output)
+def add_act(group: typer.Typer, act: Act) -> None:
+    def run(*, case: str, config: Path | None, data_dir: Path | None, operator: str, **given: Any) -> None:
+        _act(config, data_dir, case, act.action, operator, **given)
+
+    parameters: Parameters = {
+        "case": (act.case, REQUIRED),
+        **WHERE,
+        **act.more,
+        "note": (act.note, ""),
+        "operator": (AsOption, ""),
+        **JSON,
+    }
+    add_command(group, act.name, act.help, parameters, run)
 
 
-@orders.command("followup")
-def follow_up(
-    case: CaseArgument,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    satisfied: Annotated[
-        bool | None, typer.Option("--satisfied/--unsatisfied", help="What the person said; neither: not asked.")
-    ] = None,
-    note: NoteOption = "",
-    operator: AsOption = "",
-    json_output: JsonOption = False,
-) -> None:
-    """Somebody asked how it was; answers complaints. Example: carebell orders followup O-17 --satisfied"""
-    act_on(config, data_dir, case, "follow_up", operator, note=note, satisfied=satisfied, json_output=json_output)
+for each in ACTS:
+    add_act(orders, each)
 
 
-def act_on(
+def _act(
     config: Path | None,
     data_dir: Path | None,
     case: str,
@@ -160,7 +162,6 @@ def act_on(
     json_output: bool,
     **arguments: Any,
 ) -> None:
-    """One of alerts.order_cases.ACTIONS, and print the case."""
     from alerts.order_cases import act  # noqa: PLC0415 - keeps `--help` quick
 
     policy = _policy(config, data_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +12,8 @@ import apsw
 import typer
 from msgspec import Struct
 
-from gateway.cli.common import ConfigOption, DataDirOption, JsonOption, print_json
+from gateway.cli.common import print_json
+from gateway.cli.factory import JSON, REQUIRED, WHERE, Parameters, add_command
 from gateway.cli.registry_shared import (
     PAGE,
     BomOption,
@@ -29,11 +29,6 @@ from gateway.cli.registry_shared import (
 )
 
 View = dict[str, Any]
-Parameters = Mapping[str, tuple[Any, Any]]
-"""Parameters of a command: what typer is to make of each, and its default."""
-
-_WHERE: Parameters = {"config": (ConfigOption, None), "data_dir": (DataDirOption, None)}
-_JSON: Parameters = {"json_output": (JsonOption, False)}
 
 
 class Help(Struct, frozen=True):
@@ -76,32 +71,21 @@ class Sheet(Struct, frozen=True, kw_only=True):
 def add_commands(group: typer.Typer, sheet: Sheet) -> None:
     """Add the four commands to a group."""
     row_id = Annotated[str, typer.Argument(metavar="ID", help=f"The {sheet.noun}'s id.")]
-    shown: Parameters = {"row_id": (row_id, inspect.Parameter.empty), **_WHERE, **_JSON}
+    shown: Parameters = {"row_id": (row_id, REQUIRED), **WHERE, **JSON}
     taken: Parameters = {
-        "path": (CsvArgument, inspect.Parameter.empty),
-        **_WHERE,
+        "path": (CsvArgument, REQUIRED),
+        **WHERE,
         "dry_run": (DryRunOption, False),
         **sheet.import_options,
-        **_JSON,
+        **JSON,
     }
-    written: Parameters = {**_WHERE, "output": (OutputOption, None), "bom": (BomOption, False)}
-    _add(group, "show", sheet.help.show, shown, lambda **given: _show(sheet, **given))
-    _add(group, "list", sheet.help.list, {**_WHERE, **sheet.filters, **_JSON}, lambda **given: _list(sheet, **given))
-    _add(group, "import", sheet.help.import_, taken, lambda **given: import_file(table=sheet.table, **given))
-    _add(group, "export", sheet.help.export, written, lambda **given: _export(sheet, **given))
-
-
-def _add(group: typer.Typer, name: str, text: str, parameters: Parameters, run: Callable[..., None]) -> None:
-    """typer reads options off a signature, and this one comes from a table."""
-
-    def command(**given: Any) -> None:
-        run(**given)
-
-    kind = inspect.Parameter.KEYWORD_ONLY
-    signature = [inspect.Parameter(key, kind, annotation=a, default=d) for key, (a, d) in parameters.items()]
-    vars(command)["__signature__"] = inspect.Signature(signature)
-    command.__annotations__ = {key: annotation for key, (annotation, _) in parameters.items()}
-    group.command(name, help=text)(command)
+    written: Parameters = {**WHERE, "output": (OutputOption, None), "bom": (BomOption, False)}
+    add_command(group, "show", sheet.help.show, shown, lambda **given: _show(sheet, **given))
+    add_command(
+        group, "list", sheet.help.list, {**WHERE, **sheet.filters, **JSON}, lambda **given: _list(sheet, **given)
+    )
+    add_command(group, "import", sheet.help.import_, taken, lambda **given: import_file(table=sheet.table, **given))
+    add_command(group, "export", sheet.help.export, written, lambda **given: _export(sheet, **given))
 
 
 def _show(sheet: Sheet, row_id: str, config: Path | None, data_dir: Path | None, *, json_output: bool) -> None:
