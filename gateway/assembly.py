@@ -440,6 +440,7 @@ class Parts:
             tile_datum=settings.tile_datum if settings.tile_url else "wgs84",
             tile_attribution=settings.tile_attribution,
             outline=read_outline(settings.outline_file),
+            hotline=settings.hotline,
         )
         door = Door(self.writer, self.clock, limits, second_factor=access.second_factor)
         frame = PageFrame(services=self.services, door=door, board=self.board, look=look)

@@ -87,7 +87,7 @@ class RulesEngine:
 
     def limits(self, person_id: str, at_us: int) -> list[dict[str, Any]]:
         """The limits that hold for a person's readings now, JSON-ready: ``metric``, ``side`` (low, high), ``level``
-        (advisory, urgent), ``limit``, and ``own``: whether it was set for this person.
+        (advisory, urgent), ``limit``, ``inclusive`` (the limit itself is past it), and ``own`` (set for this person).
         """
         plan = self._people.plan(person_id) or CarePlan(person_id=person_id)
         return [
@@ -96,6 +96,7 @@ class RulesEngine:
                 "side": "high" if limit.high else "low",
                 "level": "urgent" if limit.level == URGENT else "advisory",
                 "limit": limit.value,
+                "inclusive": limit.inclusive,
                 "own": limit.override is not None,
             }
             for limit in self._compiler.limits(plan, at_us)

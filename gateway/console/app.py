@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.console import case, case_acts, case_data, lists, queue, sign_in, statistics, stream
+from gateway.console import case, case_acts, case_data, conference, lists, queue, sign_in, statistics, stream
 from gateway.console.frame import ROOT, Frame, Handler, refusal, visiting
 
 GET: Final = ("GET",)
@@ -29,6 +29,9 @@ PAGES: Final[Sequence[tuple[str, Sequence[str], Handler, str | None]]] = (
     ("/alerts/{alert_id}/panel", GET, case.panel, "alerts.read"),
     ("/alerts/{alert_id}/readings", GET, case_data.readings, "observations.read"),
     ("/alerts/{alert_id}/map.json", GET, case_data.places, "observations.read"),
+    ("/alerts/{alert_id}/conference", GET, conference.legs, "alerts.act"),
+    ("/alerts/{alert_id}/parties", GET, conference.parties, "alerts.act"),
+    ("/alerts/{alert_id}/conference/{change}", POST, conference.change, "alerts.act"),
     ("/alerts/{alert_id}/call", POST, case_acts.call, "alerts.act"),
     ("/alerts/{alert_id}/order", POST, case_acts.order, "alerts.act"),
     ("/alerts/{alert_id}/reveal", POST, case_acts.reveal, "alerts.act"),
@@ -55,6 +58,7 @@ PASSIVE: Final = frozenset(
         "/alerts/{alert_id}/panel",
         "/alerts/{alert_id}/readings",
         "/alerts/{alert_id}/map.json",
+        "/alerts/{alert_id}/conference",
         "/map.json",
     }
 )

@@ -11,8 +11,9 @@ from starlette.responses import Response
 from gateway.access import door
 from gateway.api.routes.alerts import visible_alert
 from gateway.console.case import facts
+from gateway.console.conference import party_of
 from gateway.console.frame import Visit, see_other
-from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.errors import CarebellError, ConflictError, DeliveryError, NotFoundError, UsageError
 from gateway.registry.contacts import show_contact
 from gateway.registry.persons import show_person
 
@@ -61,23 +62,22 @@ async def order(visit: Visit) -> Response:
 
 async def call(visit: Visit) -> Response:
     """Bring somebody to the line through the provider; without one, show the number to dial, which is audited."""
-    role, contact_id = visit.form.get("role", "person"), visit.form.get("contact_id", "")
-    if role not in ("person", "family", "call_center", "ems120"):
-        raise UsageError("role: person, family, call_center or ems120")
     shown: dict[str, str] = {}
 
     async def do(alert: dict[str, Any]) -> str:
+        role, contact_id, to = party_of(visit)
         if visit.services.conferences is not None:
-            to = "120" if role == "ems120" else ""
             leg = await visit.services.conferences.add(
                 alert["id"], role, actor=visit.actor, to=to, contact_id=contact_id
             )  # fmt: skip
-            said = f"{visit.say.text('正在呼叫', 'Calling')} · {visit.say.word(leg['status'])}"
+            said = f"{visit.say.text('正在呼叫', 'Calling')} · {visit.say.word(leg['status'], 'leg')}"
         else:
             what = f"contact/{contact_id}" if contact_id else "phone"
             shown.update(await _reveal(visit, alert, what))
             said = visit.say.text("本站点没有通话服务商，请用话机拨打", "No provider for calls here: dial it by hand")
-        await _note_progress(visit, alert, "contacting_family" if contact_id else "contacting_person")
+        progress = {"person": "contacting_person", "family": "contacting_family", "ems120": "ems_called"}.get(role)
+        if progress is not None:
+            await _note_progress(visit, alert, progress)
         return said
 
     return await _answered(visit, do, shown)
@@ -95,7 +95,7 @@ async def reveal(visit: Visit) -> Response:
 
 
 async def _answered(visit: Visit, do: Any, shown: dict[str, str] | None = None) -> Response:
-    """Do it; then the panel with what was confirmed, or with the conflict, in the place where the button was."""
+    """Do it; then the panel with what was confirmed, or with why it was not done, in the place where the button was."""
     alert_id = visit.request.path_params["alert_id"]
     alert = await visible_alert(visit.services, visit.principal, alert_id)
     status, message, conflict = 200, "", ""
@@ -103,8 +103,12 @@ async def _answered(visit: Visit, do: Any, shown: dict[str, str] | None = None) 
         message = await do(alert)
     except ConflictError as error:
         status, conflict = 409, str(error)
+    except (UsageError, DeliveryError) as error:
+        status, conflict = _status_of(error), str(error)
     context = await facts(visit, alert_id)
-    if conflict and context["owner_name"] and not context["mine"]:
+    if status not in (200, 409):
+        conflict = f"{visit.say.text('没有执行', 'Not done')}: {conflict}"
+    elif conflict and context["owner_name"] and not context["mine"]:
         conflict = visit.say.text(
             f"{context['owner_name']} 已经接手，您的操作没有执行",
             f"{context['owner_name']} has it; your act was not done",
@@ -117,6 +121,10 @@ async def _answered(visit: Visit, do: Any, shown: dict[str, str] | None = None) 
         return see_other(f"/console/alerts/{alert_id}")
     context |= {"message": message, "conflict": conflict, "shown": shown or {}}
     return await visit.page("alert_panel.html" if visit.is_fragment else "alert_alone.html", status, **context)
+
+
+def _status_of(error: CarebellError) -> int:
+    return 404 if isinstance(error, NotFoundError) else 422 if isinstance(error, UsageError) else 502
 
 
 async def _reveal(visit: Visit, alert: dict[str, Any], what: str) -> dict[str, str]:

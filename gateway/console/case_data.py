@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import apsw
 import msgspec
-from msgspec import Struct
 from starlette.responses import Response
 
 from gateway.api.routes.alerts import visible_alert
 from gateway.clock import US_PER_S, to_us
+from gateway.console import charts
+from gateway.console.charts import Chart, Limits
 from gateway.console.frame import Visit
 from gateway.datum import from_wgs84
 from gateway.errors import StorageError
@@ -22,21 +23,10 @@ DAY_US: Final = 24 * 3600 * US_PER_S
 TRAIL_US: Final = 6 * 3600 * US_PER_S
 TRAIL_POINTS: Final = 300
 BUCKET_S: Final = 600
-WIDTH: Final = 288
-HEIGHT: Final = 60
 CHARTED: Final = (
     "heart_rate_bpm", "systolic_mmhg", "diastolic_mmhg", "spo2_percent", "body_temperature_celsius",
     "respiratory_rate_per_min", "blood_glucose_mmol_per_l",
 )  # fmt: skip
-
-
-class Chart(Struct, frozen=True):
-    """A metric of the last 24 hours. ``path`` is SVG path data in a box of WIDTH by HEIGHT."""
-
-    metric: str
-    path: str
-    low: float
-    high: float
 
 
 async def places(visit: Visit) -> Response:
@@ -77,42 +67,34 @@ async def readings(visit: Visit) -> Response:
     alert = await visible_alert(visit.services, visit.principal, visit.request.path_params["alert_id"])
     person_id = alert["person_id"]
     latest: dict[str, Any] | None = None
-    charts: list[Chart] = []
+    drawn: list[Chart] = []
     away = False
+    limits: dict[str, Limits] = {}
     if person_id and visit.sees_names:
+        if visit.services.limits is not None:
+            limits = charts.limits_by_metric(visit.services.limits(person_id))
         try:
-            latest, charts = await _history(visit, person_id)
+            latest, drawn = await _history(visit, person_id, limits)
         except StorageError:
             away = True
-    return await visit.page("readings.html", latest=latest, charts=charts, away=away, width=WIDTH, height=HEIGHT)
+    return await visit.page(
+        "readings.html", latest=latest, charts=drawn, limits=limits, unlimited=Limits(), units=charts.UNITS, away=away,
+        width=charts.WIDTH, height=charts.HEIGHT,
+    )  # fmt: skip
 
 
-async def _history(visit: Visit, person_id: str) -> tuple[dict[str, Any], list[Chart]]:
+async def _history(visit: Visit, person_id: str, limits: Mapping[str, Limits]) -> tuple[dict[str, Any], list[Chart]]:
     now_us = visit.services.clock.now_us()
     latest = await visit.services.history.latest(person_id)
-    charts = []
+    drawn = []
     for metric in CHARTED:
         if metric not in latest["metrics"]:
             continue
         points = await visit.services.history.series(person_id, metric, now_us - DAY_US, now_us, BUCKET_S, 200)
         values = [(to_us(datetime.fromisoformat(point["at"])), float(point["mean"])) for point in points]
-        if len(values) > 1:
-            charts.append(draw(metric, values, now_us - DAY_US, now_us))
-    return latest, charts
-
-
-def draw(metric: str, values: Sequence[tuple[int, float]], from_us: int, to_us_: int) -> Chart:
-    """A line through the values; a gap of more than an hour breaks it: nobody knows what was between."""
-    low, high = min(value for _, value in values), max(value for _, value in values)
-    span = max(high - low, 1e-9)
-    pieces, before_us = [], None
-    for at_us, value in values:
-        x = WIDTH * (at_us - from_us) / (to_us_ - from_us)
-        y = 4 + (HEIGHT - 8) * (1 - (value - low) / span)
-        joined = before_us is not None and at_us - before_us <= 3600 * US_PER_S
-        pieces.append(f"{'L' if joined else 'M'}{x:.1f} {y:.1f}")
-        before_us = at_us
-    return Chart(metric, " ".join(pieces), low, high)
+        if values:
+            drawn.append(charts.draw(metric, values, now_us - DAY_US, now_us, limits.get(metric, Limits())))
+    return latest, drawn
 
 
 def _point(feature: Mapping[str, Any], datum: str) -> dict[str, Any]:

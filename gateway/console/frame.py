@@ -49,13 +49,14 @@ log = structlog.get_logger("console")
 
 
 class Look(Struct, frozen=True):
-    """What of the configuration the pages need. ``outline`` is GeoJSON text of the site, "" for none."""
+    """What of the configuration the pages need. ``outline`` is the site's GeoJSON text, ``hotline`` its own number."""
 
     public_url: str = ""
     tile_url: str = ""
     tile_datum: str = "gcj02"
     tile_attribution: str = ""
     outline: str = ""
+    hotline: str = ""
 
 
 def read_outline(file: str) -> str:

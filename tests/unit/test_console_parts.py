@@ -10,7 +10,8 @@ import pytest
 
 from gateway.api.auth import MAY
 from gateway.clock import US_PER_S, to_us
-from gateway.console import app, case_data, statistics
+from gateway.console import app, case_data, charts, statistics
+from gateway.console.charts import Limits
 from gateway.console.frame import environment
 from gateway.console.words import WORDS, Translator
 from gateway.datum import wgs84_to_gcj02
@@ -23,10 +24,36 @@ HOUR_US = 3600 * US_PER_S
 
 def test_a_line_is_broken_where_nobody_knows_what_was() -> None:
     values = [(0, 60.0), (HOUR_US, 80.0), (3 * HOUR_US, 70.0)]
-    chart = case_data.draw("heart_rate_bpm", values, 0, 4 * HOUR_US)
+    chart = charts.draw("heart_rate_bpm", values, 0, 4 * HOUR_US, Limits())
     assert [piece[0] for piece in re.findall(r"[ML][\d.]+ [\d.]+", chart.path)] == ["M", "L", "M"]
-    assert (chart.low, chart.high) == (60.0, 80.0)
-    assert "nan" not in case_data.draw("x", [(0, 5.0), (1, 5.0)], 0, 10).path  # all the same
+    assert (chart.low, chart.high, chart.band, chart.lines) == (60.0, 80.0, None, [])
+    assert "nan" not in charts.draw("x", [(0, 5.0), (1, 5.0)], 0, 10, Limits()).path  # all the same
+
+
+def test_a_chart_shows_the_band_that_is_normal_for_this_person() -> None:
+    def limit(metric: str, level: str, side: str, value: float, *, inclusive: bool = True) -> dict[str, object]:
+        return {"metric": metric, "level": level, "side": side, "limit": value, "inclusive": inclusive, "own": value == 95}
+
+    told = [
+        limit("heart_rate_bpm", "advisory", "high", 110), limit("heart_rate_bpm", "advisory", "high", 95),
+        limit("heart_rate_bpm", "advisory", "low", 50), limit("heart_rate_bpm", "urgent", "high", 130),
+        limit("spo2_percent", "urgent", "low", 90, inclusive=False),
+    ]  # fmt: skip
+    found = charts.limits_by_metric(told)
+    heart = found["heart_rate_bpm"]
+    assert (heart.low, heart.high, heart.urgent_high, heart.own) == (50, 95, 130, True)
+    assert [heart.beyond(value) for value in (50, 51, 94, 95, 130)] == [
+        "advisory_low", "", "", "advisory_high", "urgent_high",
+    ]  # fmt: skip
+    assert [found["spo2_percent"].beyond(value) for value in (89, 90)] == ["urgent_low", ""]
+    chart = charts.draw("heart_rate_bpm", [(0, 60.0), (1, 140.0)], 0, 10, heart)
+    inside = charts.HEIGHT - 2 * charts.EDGE
+    assert chart.band is not None
+    top, tall = chart.band
+    assert top == pytest.approx(charts.EDGE + inside * (140 - 95) / (140 - 50), abs=0.1)
+    assert top + tall == pytest.approx(charts.EDGE + inside, abs=0.1)
+    assert [level for level, _ in chart.lines] == ["urgent", "advisory", "advisory"]
+    assert charts.draw("spo2_percent", [(0, 97.0)], 0, 10, found["spo2_percent"]).band == (0.0, charts.HEIGHT - charts.EDGE)
 
 
 def test_maps_of_gcj02_get_gcj02() -> None:
@@ -39,13 +66,18 @@ def test_maps_of_gcj02_get_gcj02() -> None:
 def test_readings_say_how_old_they_are_and_when_there_are_none() -> None:
     told = {"value": 131.0, "at": "2026-11-22T01:00:00.000Z", "unit": "/min"}
     latest = {"metrics": {"heart_rate_bpm": told, "x_<b>": told, "battery_percent": told}, "position": None}
-    chart = case_data.draw("heart_rate_bpm", [(0, 60.0), (1, 80.0)], 0, 10)
+    limits = {"heart_rate_bpm": Limits(advisory_low=50, advisory_high=95, urgent_high=130, own=True)}
+    chart = charts.draw("heart_rate_bpm", [(0, 60.0), (1, 80.0)], 0, 10, limits["heart_rate_bpm"])
     say = Translator("zh")
     shared = {"t": say.text, "w": say.word, "visit": SimpleNamespace(), "asset": str, "width": 1, "height": 1}
+    shared |= {"limits": limits, "unlimited": Limits(), "units": charts.UNITS}
     page = environment().get_template("readings.html")
     shown = page.render(latest=latest, charts=[chart], away=False, **shared)
     assert shown.count("data-since") == 3
-    assert shown.count("心率") == 2  # its chart, and the chart's name for who cannot see it
+    assert 'aria-label="心率: 24 小时 60–80 /min; 正常 50–95 /min; 紧急 ≥ 130"' in shown
+    assert "本人正常 50–95 /min" in shown
+    assert "▲ 高于紧急限值" in shown
+    assert '<rect class="band"' in shown
     assert "x_&lt;b&gt;" in shown
     assert "未知" in page.render(latest=None, charts=[], away=True, **shared)
     assert "没有读数" in page.render(latest=None, charts=[], away=False, **shared)

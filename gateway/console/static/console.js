@@ -262,11 +262,20 @@
     if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
     if (event.target.closest("input, textarea, select, dialog[open]")) return;
     const key = event.key.toLowerCase();
+    const leg = event.target.closest("[data-leg]");
+    if (leg) { // somebody on the line: the keys of that row
+      const press = leg.querySelector('[data-leg-key="' + CSS.escape(key) + '"]:not(:disabled)');
+      const other = key === "j" || key === "arrowdown" ? leg.nextElementSibling : key === "k" || key === "arrowup" ? leg.previousElementSibling : null;
+      if (press) press.click();
+      if (other) other.focus();
+      if (press || other) { event.preventDefault(); return; }
+    }
     if (going && Date.now() - going < 1500 && PLACES[key]) { event.preventDefault(); location.assign(PLACES[key]); return; }
     going = 0;
     if (key === "j" || key === "arrowdown") move(1);
     else if (key === "k" || key === "arrowup") move(-1);
     else if (key === "g") going = Date.now();
+    else if (key === "l" && document.querySelector("[data-leg]")) document.querySelector("[data-leg]").focus();
     else if (key === "?") $("help").showModal();
     else if (key === "/") { const find = document.querySelector("[data-find]"); if (find) find.focus(); else location.assign("/console/persons"); }
     else {
@@ -278,13 +287,14 @@
   });
 
   // ---- acts: sent, confirmed or not, always said ---------------------------------------------------------------------
+  const statusOf = (event) => $(event.detail.target && event.detail.target.id === "conference" ? "legs-status" : "status");
   document.addEventListener("htmx:beforeRequest", (event) => {
-    const status = $("status");
+    const status = statusOf(event);
     if (status && event.detail.requestConfig.verb !== "get") { status.className = ""; status.textContent = words.sending; }
   });
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:sendAbort"]) {
     document.addEventListener(name, (event) => {
-      const status = $("status");
+      const status = statusOf(event);
       if (status && event.detail.requestConfig.verb !== "get") { status.className = "refused"; status.textContent = words.failed; }
     });
   }

@@ -12,20 +12,22 @@
     form.reset();
     form.dataset.sure = "";
     form.querySelector("[data-sure]").hidden = true;
-    const colleagues = form.querySelector("[data-colleagues]");
-    if (colleagues) offer(colleagues);
+    const offered = form.querySelector("[data-offered]");
+    if (offered) offer(offered);
     dialog.showModal();
     const field = form.querySelector("textarea, input[type=radio], input");
     if (field) field.focus();
   }
   async function offer(place) {
     place.replaceChildren();
-    const answer = await fetch("/console/colleagues", { headers: { "HX-Request": "true" } });
+    const where = place.dataset.offered === "parties" ? "/console/alerts/" + $("alert").dataset.id + "/parties" : "/console/colleagues";
+    const answer = await fetch(where, { headers: { "HX-Request": "true" } });
     if (!answer.ok) return;
     const people = await answer.json();
+    place.replaceChildren();
     people.forEach(([id, name], n) => {
       const label = document.createElement("label"), input = document.createElement("input"), key = document.createElement("kbd");
-      input.type = "radio"; input.name = "owner"; input.value = id; input.required = true; input.dataset.digit = String(n + 1);
+      input.type = "radio"; input.name = place.dataset.name; input.value = id; input.required = true; input.dataset.digit = String(n + 1);
       key.textContent = String(n + 1);
       label.append(input, key, " " + name);
       place.append(label);
@@ -58,6 +60,10 @@
     values.version = alert.dataset.version;
     const path = act === "conference" ? "call" : act;
     form.closest("dialog").close();
+    if (act === "end") {
+      htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/conference/end", { target: "#conference", swap: "outerHTML", source: "#conference" });
+      return;
+    }
     htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/" + path, { target: "#alert", swap: "outerHTML", values, source: "#alert" });
     alert.focus({ preventScroll: true });
   });
@@ -78,15 +84,26 @@
     } catch { return; }
     if (acting || $("alert") !== alert || $("shown")) return;
     const next = new DOMParser().parseFromString(text, "text/html").getElementById("alert");
+    keep(next);
     const status = $("status"), focused = alert.contains(document.activeElement) ? document.activeElement.id : "";
     const said = status.textContent.trim() ? status : null;
     const top = alert.scrollTop;
     if (said) next.querySelector("#status").replaceWith(said.cloneNode(true)); // what was confirmed is still so
-    alert.replaceWith(document.importNode(next, true));
+    alert.replaceWith(document.adoptNode(next));
     htmx.process($("alert"));
     $("alert").scrollTop = top;
     if (focused && $(focused)) $(focused).focus({ preventScroll: true });
     document.dispatchEvent(new CustomEvent("carebell:painted"));
+  });
+
+  // Who is on the line is asked apart from the case, and stays where it is while the case is exchanged.
+  function keep(next) {
+    const line = $("line"), slot = next.querySelector("#line");
+    if (line && slot) slot.replaceWith(line);
+  }
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const line = $("conference");
+    if (line && event.detail.requestConfig.verb !== "get" && event.detail.target.id === "alert") htmx.trigger(line, "refresh");
   });
 
   // ---- map ----------------------------------------------------------------------------------------------------------
