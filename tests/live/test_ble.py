@@ -213,6 +213,24 @@ def test_an_adapter_that_goes_and_comes(tmp_path: Path, monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+def test_an_adapter_that_was_reset_so_quickly_that_nobody_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BlueZ ends a discovery when the power goes, and does not begin it again when the power is back."""
+    monkeypatch.setattr("protocols.transports.ble.hub.DEAF_S", 0.1)
+
+    async def main() -> None:
+        async with world(tmp_path, ONE_CUFF, monkeypatch) as place:
+            place.bluez.power(on=False)
+            place.bluez.power(on=True)
+            cuff = peripherals.cuff(CUFF)
+            cuff.pending = [peripherals.pressure(128, 79, 95)]
+            await served(place, cuff)
+            assert place.taken.measured("systolic_mmhg") == [128]
+
+    asyncio.run(main())
+
+
 def test_an_adapter_pulled_out_in_the_middle_of_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with world(tmp_path, ONE_CUFF, monkeypatch, adapter="hci0", quiet_s=5.0) as place:

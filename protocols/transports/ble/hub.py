@@ -36,6 +36,8 @@ SAVE_S: Final = 5.0
 START_S: Final = 15.0
 REFUSED_PAUSE_S: Final = 60.0
 SETTLE_S: Final = 3.0
+DEAF_S: Final = 10.0
+"""Nothing heard for so long while BlueZ does not scan: somebody has reset the adapter. A scan pauses for less."""
 SAID: Final = 5  # devices that the health names
 
 log: Final = structlog.get_logger("ble")
@@ -105,7 +107,7 @@ class BleHub:
         while True:
             try:
                 reason = await self._scan(radio)
-                if not reason:  # silence: a new scan often helps a controller that has gone deaf
+                if not reason:  # silence: a new scan helps a controller that has gone deaf, or was reset
                     await self._while_silent()
                     continue
                 for session in self._sessions:
@@ -141,6 +143,8 @@ class BleHub:
                 async with asyncio.timeout(START_S):
                     if trouble := await radio.trouble():
                         return trouble
+                    if self._clock.monotonic_s() - self._last_s >= DEAF_S and not await radio.discovering():
+                        return ""
             return ""
         finally:
             with contextlib.suppress(*WEATHER):

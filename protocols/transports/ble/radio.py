@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from bleak import BleakClient, BleakScanner
 from bleak.args.bluez import BlueZClientArgs, BlueZScannerArgs
@@ -63,11 +63,24 @@ class Radio:
             except BleakBluetoothNotAvailableError as error:
                 return in_words(error)
             return ""
-        known = manager._properties.get(f"/org/bluez/{self._adapter}", {})  # noqa: SLF001 - nothing public tells
-        adapter = known.get("org.bluez.Adapter1")
+        adapter = _told_of(manager, f"/org/bluez/{self._adapter}")
         if adapter is None:
             return f"there is no adapter {self._adapter}"
         return "" if adapter.get("Powered") else f"the adapter {self._adapter} is off"
+
+    async def discovering(self) -> bool:
+        """Whether BlueZ says that the adapter scans. Between two rounds of a scan it may say no for some seconds."""
+        from bleak.backends.bluezdbus.manager import get_global_bluez_manager  # noqa: PLC0415 - only Linux has it
+
+        manager = await get_global_bluez_manager()
+        path = f"/org/bluez/{self._adapter}" if self._adapter else manager.get_default_adapter()
+        adapter = _told_of(manager, path)
+        return adapter is not None and bool(adapter.get("Discovering"))
+
+
+def _told_of(manager: Any, path: str) -> Any:
+    """What BlueZ told of the adapter at this path; None when there is none."""
+    return manager._properties.get(path, {}).get("org.bluez.Adapter1")  # noqa: SLF001 - nothing public tells
 
 
 def wants_pairing(error: BaseException) -> bool:
