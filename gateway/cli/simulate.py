@@ -84,6 +84,9 @@ def terminals(
     ] = 0,
     host: Annotated[str, typer.Option("--host", help="Where the gateway listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: the protocol's well-known port.")] = 0,
+    udp: Annotated[
+        bool, typer.Option("--udp", help="In datagrams, where the protocol has both (dc09, scaip).")
+    ] = False,
     allow_remote: RemoteOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -96,9 +99,10 @@ def terminals(
     from simulators.terminals.fleet import TerminalPlan  # noqa: PLC0415
 
     simulate_fleet.refuse_remote(host, allowed=allow_remote)
+    kind = simulate_terminals.kind_of(protocol, udp=udp)
     identities = simulate_terminals.registered(config, data_dir, protocol, count)
     plan = TerminalPlan(rate, duration, sos_every)
-    simulate_terminals.run(protocol, identities, host, port, plan, json_output=json_output)
+    simulate_terminals.run(kind, identities, host, port, plan, udp=udp, json_output=json_output)
 
 
 @simulate.command()

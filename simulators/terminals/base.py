@@ -8,7 +8,6 @@ answered.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -16,7 +15,10 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-REPLY_S: Final = 20.0
+REPLY_S: Final = 32.0
+RESEND_FIRST_S: Final = 0.5
+RESEND_LAST_S: Final = 4.0
+REFUSED_S: Final = 0.5
 RETRY_FIRST_S: Final = 0.2
 RETRY_LAST_S: Final = 5.0
 READ_BYTES: Final = 65_536
@@ -44,10 +46,14 @@ class Facts(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """Bytes to send, and how the answer begins that means "stored"; empty: the protocol never answers this."""
+    """Bytes to send, and how the answer begins that means "stored"; empty: the protocol never answers this.
+
+    ``refused`` is how an answer begins that means "not by me": the message is sent again a little later.
+    """
 
     payload: bytes
     expects: bytes = b""
+    refused: bytes = b""
 
 
 class Script(Protocol):
@@ -83,6 +89,10 @@ class ClosedError(ConnectionError):
     """The connection ended before the answer. Handler: ``Terminal`` connects and sends again."""
 
 
+class RefusedError(ConnectionError):
+    """The gateway does not take this message, or not yet. Handler: ``Terminal`` sends it again after a pause."""
+
+
 class Terminal:
     """One terminal on one gateway. ``run`` keeps it connected until cancelled; ``send`` returns once it is answered."""
 
@@ -94,9 +104,9 @@ class Terminal:
         self._write: Callable[[bytes], None] | None = None
         self._close: Callable[[], None] = lambda: None
         self._connected = asyncio.Event()
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
         self.connections = 0
-        self.resent = 0
+        self.resent = self.refused = 0
         self.commands: list[bytes] = []
         self.last_error = ""
 
@@ -123,8 +133,13 @@ class Terminal:
             await self._connected.wait()
             self.resent += not first
             first = False
-            with contextlib.suppress(ClosedError, TimeoutError):
+            try:
                 await self._exchange(message)
+            except RefusedError:
+                await asyncio.sleep(REFUSED_S)
+            except (ClosedError, TimeoutError):
+                pass  # again, on the next connection
+            else:
                 return loop.time() - begun_s
 
     async def break_off(self) -> None:
@@ -140,15 +155,26 @@ class Terminal:
             self._write(message.payload)
             return
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = (message.expects, answered)
+        waiting = (message, answered)
         self._waiting.append(waiting)
         self._write(message.payload)
         try:
             async with asyncio.timeout(REPLY_S):
+                if self.script.datagrams:
+                    await self._repeated(message.payload, answered)
                 await answered
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
+
+    async def _repeated(self, payload: bytes, answered: asyncio.Future[None]) -> None:
+        """Send a datagram again and again until it is answered: RFC 3261, 17.1.2.2, timer E. Others do alike."""
+        pause_s = RESEND_FIRST_S
+        while not (await asyncio.wait([answered], timeout=pause_s))[0]:
+            if self._write is not None:
+                self._write(payload)
+                self.resent += 1
+            pause_s = min(RESEND_LAST_S, pause_s * 2)
 
     async def _hello(self) -> None:
         from simulators.payloads import utc_now  # noqa: PLC0415 - the clock of simulators, needed here alone
@@ -167,10 +193,17 @@ class Terminal:
                     self._write(answer.payload)
                 continue
             for waiting in self._waiting:
-                if frame.startswith(waiting[0]) and not waiting[1].done():
-                    self._waiting.remove(waiting)
-                    waiting[1].set_result(None)
-                    break
+                message, answered = waiting
+                stored = frame.startswith(message.expects)
+                if answered.done() or not (stored or (message.refused and frame.startswith(message.refused))):
+                    continue
+                self._waiting.remove(waiting)
+                if stored:
+                    answered.set_result(None)
+                else:
+                    self.refused += 1
+                    answered.set_exception(RefusedError("the gateway does not take it"))
+                break
 
     def _gone(self) -> None:
         self._write = None

@@ -1,4 +1,7 @@
-"""A telecare unit that reports by SIA DC-09: Contact ID events and link tests, each acknowledged. Unencrypted."""
+"""A telecare unit that reports by SIA DC-09: Contact ID events and link tests, each acknowledged. Unencrypted.
+
+A DUH ("try elsewhere") makes it try again: it has one receiver alone.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Dc09Script:
         self._number = self._number % 9999 + 1
         seq = f"{self._number:04d}"
         body = f'"ADM-CID"{seq}R1L1#{self._account}[#{self._account}|{event}]{_stamp(facts.at)}'
-        return Message(framed(body), framed(f'"ACK"{seq}R1L1#{self._account}[]'))
+        return self._asked(body, seq)
 
     def frames(self, data: bytes) -> Sequence[bytes]:
         *whole, self._rest = (self._rest + data).split(b"\r")
@@ -63,7 +66,17 @@ class Dc09Script:
 
     def _link_test(self, at: datetime) -> Message:
         body = f'"NULL"0000R1L1#{self._account}[]{_stamp(at)}'
-        return Message(framed(body), framed(f'"ACK"0000R1L1#{self._account}[]'))
+        return self._asked(body, "0000")
+
+    def _asked(self, body: str, seq: str) -> Message:
+        route = f"{seq}R1L1#{self._account}[]"
+        return Message(framed(body), framed(f'"ACK"{route}'), framed(f'"DUH"{route}'))
+
+
+class Dc09UdpScript(Dc09Script):
+    """The same in datagrams."""
+
+    datagrams = True
 
 
 def _stamp(at: datetime) -> str:

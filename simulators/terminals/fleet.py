@@ -13,7 +13,7 @@ from msgspec import Struct
 from simulators.latency import Latencies
 from simulators.payloads import utc_now
 from simulators.terminals.base import Facts, Place, Terminal
-from simulators.terminals.registry import KINDS
+from simulators.terminals.registry import Kind
 
 TICK_S: Final = 0.01
 HOME: Final = (39.1172, 117.2021)
@@ -32,10 +32,12 @@ class TerminalPlan(Struct, frozen=True):
 class TerminalFleet:
     """``run`` connects the terminals, sends, waits for the answers, and returns; ``stop`` ends the sending."""
 
-    def __init__(self, protocol: str, identities: Sequence[str], host: str, port: int, plan: TerminalPlan) -> None:
-        kind = KINDS[protocol]
+    def __init__(
+        self, kind: Kind, identities: Sequence[str], host: str, port: int, plan: TerminalPlan, *, udp: bool = False
+    ) -> None:
+        script = kind.udp if udp and kind.udp is not None else kind.script
         self.plan = plan
-        self.terminals = [Terminal(kind.script(identity), host, port or kind.port) for identity in identities]
+        self.terminals = [Terminal(script(identity), host, port or kind.port) for identity in identities]
         self.latencies, self.sos_latencies = Latencies(), Latencies()
         self.sent = self.answered = self.sos = self.sos_answered = 0
         self.seconds = 0.0
@@ -110,14 +112,10 @@ class TerminalFleet:
             "answered": self.answered,
             "unanswered": self.sent - self.answered,
             "resent": sum(terminal.resent for terminal in self.terminals),
+            "refused": sum(terminal.refused for terminal in self.terminals),
             "rate_per_s": round(self.sent / max(self.seconds, 1e-9), 1),
             "answer_ms": self.latencies.shown_ms(),
             "sos": self.sos,
             "sos_answered": self.sos_answered,
             "sos_answer_ms": self.sos_latencies.shown_ms(),
         }
-
-
-def identity(number: int) -> str:
-    """A 15-digit number that no maker has given to a terminal: 00-type allocation codes belong to tests."""
-    return f"0010{number:011d}"

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from simulators.terminals.base import Script
-from simulators.terminals.dc09 import Dc09Script
+from simulators.terminals.dc09 import Dc09Script, Dc09UdpScript
 from simulators.terminals.eelink import EelinkScript
 from simulators.terminals.gl200text import Gl200TextScript
 from simulators.terminals.gt06 import Gt06Script
@@ -18,18 +18,23 @@ from simulators.terminals.jt808 import Jt808Script
 from simulators.terminals.meitrack import MeitrackScript
 from simulators.terminals.minifinder import MinifinderScript
 from simulators.terminals.minifinder2 import Minifinder2Script
-from simulators.terminals.scaip import ScaipScript
+from simulators.terminals.scaip import ScaipScript, ScaipUdpScript
 from simulators.terminals.tk103 import Tk103Script
 from simulators.terminals.topin import TopinScript
 from simulators.terminals.watch import WatchScript
 
 
 class Kind(Struct, frozen=True):
-    """``port`` is the well-known one."""
+    """``port`` is the well-known one; ``udp`` what speaks there over UDP where ``script`` does over TCP."""
 
     script: type[Script]
     profile: str
     port: int
+    udp: type[Script] | None = None
+
+    def identity(self, number: int) -> str:
+        """15 digits, as an IMEI has: of a type allocation code that is for tests (001...), and of this kind alone."""
+        return f"001{self.port:05d}{number:07d}"
 
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -45,7 +50,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "minifinder": Kind(MinifinderScript, "trackers.minifinder", 5017),
         "minifinder2": Kind(Minifinder2Script, "trackers.minifinder2", 5115),
         "gl200text": Kind(Gl200TextScript, "trackers.gl200text", 5004),
-        "dc09": Kind(Dc09Script, "telecare.dc09_unit", 5094),
-        "scaip": Kind(ScaipScript, "telecare.scaip_unit", 5060),
+        "dc09": Kind(Dc09Script, "telecare.dc09_unit", 5094, Dc09UdpScript),
+        "scaip": Kind(ScaipScript, "telecare.scaip_unit", 5060, ScaipUdpScript),
     }
 )

@@ -1,4 +1,7 @@
-"""A social alarm unit that reports by SCAIP over TCP: heartbeats and alarms as SIP MESSAGEs, each answered with 200."""
+"""A social alarm unit that reports by SCAIP: heartbeats and alarms as SIP MESSAGEs, each answered with 200.
+
+A response is led by its Call-ID here, so that a repeated answer to an older request is not taken for this one's.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class ScaipScript:
 
     def __init__(self, identity: str) -> None:
         self._cid = identity
-        self._unit = Unit(identity, "192.0.2.1:5060", "TCP")
+        self._unit = Unit(identity, "192.0.2.1:5060", "UDP" if self.datagrams else "TCP")
         self._number = 0
         self._rest = b""
 
@@ -48,7 +51,7 @@ class ScaipScript:
             length = int(head.lower().rpartition(b"content-length:")[2].split(b"\r\n")[0])
             if len(rest) < length:
                 break
-            found.append(head + b"\r\n\r\n" + rest[:length])
+            found.append(_call_id(head) * head.startswith(b"SIP/2.0 ") + head + b"\r\n\r\n" + rest[:length])
             self._rest = rest[length:]
         return found
 
@@ -63,4 +66,18 @@ class ScaipScript:
     def _said(self, **tags: str) -> Message:
         self._number += 1
         body = mrq(ref=f"{self._number:08X}", cid=self._cid, **tags)
-        return Message(self._unit.message(body), b"SIP/2.0 200 ")
+        payload = self._unit.message(body)
+        led = _call_id(payload) + b"SIP/2.0 "
+        return Message(payload, led + b"200 ", led + b"503 ")
+
+
+class ScaipUdpScript(ScaipScript):
+    """The same in datagrams, repeated until they are answered."""
+
+    datagrams = True
+
+
+def _call_id(head: bytes) -> bytes:
+    """With a blank behind it; empty when there is none."""
+    line = next((line for line in head.split(b"\r\n") if line.lower().startswith(b"call-id:")), b":")
+    return line.partition(b":")[2].strip() + b" "
