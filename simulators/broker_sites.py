@@ -220,7 +220,10 @@ async def play(site: Site, devices: int, url: str, plan: SitePlan, *, client_id:
             begun_s = loop.time()
             async with asyncio.TaskGroup() as group:
                 answering = group.create_task(answer())
-                while (elapsed_s := loop.time() - begun_s) < plan.duration_s:
+                elapsed_s = 0.0
+                while elapsed_s < plan.duration_s:
+                    await asyncio.sleep(TICK_S)
+                    elapsed_s = min(loop.time() - begun_s, plan.duration_s)  # what is planned is sent, however late
                     while counts["sent"] < elapsed_s * plan.rate_per_s:
                         number = counts["sent"] % devices
                         counts["sent"] += 1
@@ -230,7 +233,6 @@ async def play(site: Site, devices: int, url: str, plan: SitePlan, *, client_id:
                         sent_s = loop.time()
                         await client.publish(said.topic, said.payload, qos=1)
                         taken.add(loop.time() - sent_s)
-                    await asyncio.sleep(TICK_S)
                 await asyncio.sleep(plan.linger_s)
                 answering.cancel()
     except aiomqtt.MqttError as error:

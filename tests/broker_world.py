@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -46,7 +47,7 @@ class Mosquitto:
         self._process = subprocess.Popen(
             [self._program, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 60
         while time.monotonic() < until_s:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5):
                 return
@@ -56,7 +57,7 @@ class Mosquitto:
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def __enter__(self) -> Self:
@@ -68,7 +69,10 @@ class Mosquitto:
 
 
 class FaultProxy:
-    """Stands between a client and the broker. ``cut`` ends what is connected; ``hole`` swallows, in silence."""
+    """Stands between a client and the broker. ``cut`` ends what is connected; ``hole`` swallows, in silence.
+
+    ``shut`` lets nobody in for a while.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -76,6 +80,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.hole = False
+        self.shut = False
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -90,15 +95,22 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
 
-    def cut(self) -> None:
+    def cut(self, *, reset: bool = False) -> None:
+        """``reset``: with a reset in place of an end (RFC 9293, 3.5.2)."""
         writers, self._writers = self._writers, []
         for writer in writers:
+            if reset:
+                at_once = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        if self.shut:
+            writer.transport.abort()
+            return
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -226,14 +238,16 @@ class World:
                 self.failures.append(str(error))
             await asyncio.sleep(0.05)
 
-    async def until(self, condition: Any, seconds: float = 15.0) -> None:
+    async def until(self, condition: Any, seconds: float = 60.0) -> None:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
 
 async def publish(port: int, messages: Sequence[tuple[str, str]], *, retain: bool = False, qos: int = 1) -> None:
-    """As some other program on the broker."""
-    async with aiomqtt.Client("127.0.0.1", port) as client:
-        for topic, payload in messages:
-            await client.publish(topic, payload, qos=qos, retain=retain)
+    """As some other program on the broker, in order, ten under way at a time."""
+    async with aiomqtt.Client("127.0.0.1", port, timeout=60) as client:
+        for first in range(0, len(messages), 10):
+            async with asyncio.TaskGroup() as group:
+                for topic, payload in messages[first : first + 10]:
+                    group.create_task(client.publish(topic, payload, qos=qos, retain=retain))

@@ -126,14 +126,17 @@ def test_what_was_stored_before_the_connection_ended_is_not_taken_twice(tmp_path
                     world.ingest.hold = True
                     await publish(broker.port, presses(0, 20))
                     await world.until(lambda: world.link.state()[1].endswith(" 20 unacknowledged"))
+                    proxy.shut = True
                     proxy.cut()
                     await world.until(lambda: not world.link.connected)
                     world.ingest.hold = False
                     await world.until(lambda: len(world.ingest.kept) == 20)
+                    proxy.shut = False
                     await world.until(lambda: world.link.connected)
                     await publish(broker.port, presses(20, 1))
                     await world.until(lambda: 20 in numbers(world.ingest.payloads()))
-                assert numbers(world.ingest.payloads()) == list(range(21))
+                    await world.until(lambda: world.link.counters()["duplicates_total"] == 20)
+                assert sorted(numbers(world.ingest.payloads())) == list(range(21))
                 assert world.link.counters()["duplicates_total"] == 20
 
     asyncio.run(main())
@@ -148,6 +151,47 @@ def test_a_commit_that_failed_ends_the_connection_and_the_broker_sends_again(tmp
                 await publish(broker.port, presses(0, 3))
                 await world.until(lambda: set(numbers(world.ingest.payloads())) == {0, 1, 2})
             assert world.link.totals["connections"] == 2
+
+    asyncio.run(main())
+
+
+def test_a_link_that_is_stopped_stops_though_the_connection_is_reset(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            for held in (False, True):
+                async with FaultProxy(broker.port) as proxy:
+                    world = World(proxy.port, codecs=("zigbee2mqtt",))
+                    world.ingest.hold = held
+                    async with asyncio.TaskGroup() as group:
+                        running = group.create_task(world.link.run())
+                        await world.until(lambda: world.link.connected)  # noqa: B023 - of this round
+                        if held:
+                            await publish(broker.port, presses(0, 5))
+                            await world.until(lambda: bool(world.ingest.offered))  # noqa: B023 - of this round
+                        running.cancel()
+                        proxy.cut(reset=True)
+                        await world.until(running.done)
+                        assert running.cancelled()
+                    world.ingest.hold = False
+
+    asyncio.run(main())
+
+
+def test_what_is_being_committed_at_the_end_is_acknowledged(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Mosquitto(tmp_path) as broker:
+            world = World(broker.port, codecs=("zigbee2mqtt",))
+            async with world.running():
+                world.ingest.hold = True
+                await publish(broker.port, presses(0, 5))
+                await world.until(lambda: world.link.state()[1].endswith(" 5 unacknowledged"))
+                asyncio.get_running_loop().call_later(0.1, setattr, world.ingest, "hold", False)
+            assert world.link.counters()["acknowledged_total"] == 5
+            world.make()
+            async with world.running():
+                await publish(broker.port, presses(5, 1))
+                await world.until(lambda: 5 in numbers(world.ingest.payloads()))
+            assert sorted(numbers(world.ingest.payloads())) == [0, 1, 2, 3, 4, 5]
 
     asyncio.run(main())
 

@@ -12,7 +12,7 @@ import logging
 import random
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import aiomqtt
@@ -156,16 +156,19 @@ class BrokerLink:
             self._ingest, self._known, acknowledge=tap.acknowledge, fail=self._failing(tap), pause=tap.pause
         )
         try:
-            async with client:
-                await self._connected(tap, client)
-                self._trouble = await self._watch(tap, inbox)
+            async with _entered(client):
+                try:
+                    await self._connected(tap, client)
+                    self._trouble = await self._watch(tap, inbox)
+                except asyncio.CancelledError:
+                    await self._drain(tap, inbox)
+                    raise
                 tap.break_off()
         except (aiomqtt.MqttError, OSError, ValueError) as error:
             self._trouble = str(error) or type(error).__name__
             raise TransportError(f"{self.address}: {self._trouble}") from error
         except asyncio.CancelledError:
             self._trouble = "stopped"
-            await self._drain(inbox)
             raise
         finally:
             inbox.close()
@@ -256,6 +259,7 @@ class BrokerLink:
                 self._changed = False
                 await self._memory.save({"session": True, "names": self._names})
             await asyncio.wait([tap.ended], timeout=WATCH_S)
+            _heed_cancellation()
             if tap.ended.done():
                 error = tap.ended.exception()
                 return f"the connection ended: {error or 'closed'}"
@@ -270,10 +274,11 @@ class BrokerLink:
 
         return fail
 
-    async def _drain(self, inbox: Inbox) -> None:
-        """Acknowledge what is being committed; the broker keeps the rest for the next start."""
+    async def _drain(self, tap: Tap, inbox: Inbox) -> None:
+        """Acknowledge what is being committed, and read no more; the broker keeps the rest for the next start."""
         if not self.connected:
             return
+        tap.pause(True)
         inbox.offer()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -405,6 +410,28 @@ class BrokerLink:
             "connected": int(self.connected), "unacknowledged": inbox.waiting() if inbox is not None else 0,
             "zigbee_names": len(self._names),
         }  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def _entered(client: aiomqtt.Client) -> AsyncIterator[None]:
+    """Connected, and disconnected at the end. What goes wrong with the latter takes no other error's place.
+
+    Above all not that of a cancellation: a broker that resets the connection that is being closed would keep us going.
+    """
+    await client.__aenter__()
+    try:
+        _heed_cancellation()
+        yield
+    finally:
+        with contextlib.suppress(aiomqtt.MqttError, OSError, ValueError):
+            await client.__aexit__(None, None, None)
+
+
+def _heed_cancellation() -> None:
+    """The library waits by ``asyncio.wait_for``; before Python 3.12 that loses a cancellation that meets a result."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _quiet() -> logging.Logger:
