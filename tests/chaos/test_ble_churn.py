@@ -1,0 +1,116 @@
+"""Hours around a busy adapter, made short: connections, presses, strangers under new addresses, an adapter that goes.
+
+The daemon's resident memory is read from outside, and written to ``memory.json`` in the test's folder.
+``CAREBELL_CHAOS=long`` lets it run for an hour, ``CAREBELL_CHAOS_BLE_S`` for so many seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from simulators.bluez import peripherals
+from simulators.bluez.bus import PrivateBus
+from simulators.bluez.service import SimulatedBluez
+from tests.daemon import Daemon, carebell_json, provision
+from tests.live.ble_harness import needs_dbus, until
+from tests.live.test_ble_daemon import BUTTON, CUFF, KEY, register
+
+LONG = os.environ.get("CAREBELL_CHAOS") == "long"
+CHURN_S = float(os.environ.get("CAREBELL_CHAOS_BLE_S", "3600" if LONG else "2"))
+WARM = 0.2  # of the time: caches, the allocator's arenas, SQLite's pages fill once
+MOST_KIB_AN_HOUR = 8192
+"""What is allowed to an hour's growth, above what a short run cannot tell from noise."""
+NOISE_KIB = 6144
+
+
+def resident_kib(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text(encoding="ascii")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1])
+
+
+async def churn(bluez: SimulatedBluez, daemon: Daemon) -> tuple[list[tuple[float, int]], int]:
+    """Memory over time (seconds, KiB), and how many presses were advertised."""
+    rng = random.Random(8)
+    cuff, button = peripherals.cuff(CUFF), peripherals.Button(BUTTON, KEY)
+    begun_s = time.monotonic()
+    seen: list[tuple[float, int]] = []
+    turn = presses = 0
+    while (age_s := time.monotonic() - begun_s) < CHURN_S:
+        turn += 1
+        if turn % 20 == 0:
+            presses += 1
+            data = button.press()
+            for _ in range(3):
+                assert bluez.advertise(button, data)
+        cuff.pending = [peripherals.pressure(100 + turn % 40, 60 + turn % 20, 80)]
+        bluez.advertise(cuff)
+        strangers = [
+            peripherals.Peripheral(":".join(f"{rng.randrange(256):02X}" for _ in range(6)), "Phone") for _ in range(2)
+        ]
+        for stranger in strangers:  # phones that pass by, each under an address that never comes again
+            bluez.advertise(stranger, rng.randbytes(12))
+        await asyncio.sleep(0.02)
+        for stranger in strangers:
+            bluez.forget(stranger)
+        if turn % 2000 == 0:  # so quickly that nobody may see it
+            bluez.power(on=False)
+            await asyncio.sleep(0.5)
+            bluez.power(on=True)
+            await until(bluez.discovering, 60)
+        if turn % 50 == 0:
+            seen.append((age_s, resident_kib(daemon)))
+            bluez.connections.clear()
+    return seen, presses
+
+
+@pytest.mark.live
+@pytest.mark.timeout(CHURN_S + 180)
+def test_memory_is_flat_over_ble_churn(tmp_path: Path) -> None:
+    needs_dbus()
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'"{BUTTON}" = "{KEY.hex()}"\n', encoding="utf-8")
+    keys.chmod(0o600)
+    data_dir = tmp_path / "var"
+    data_dir.mkdir()
+    provision(data_dir, 1)
+    register(data_dir)
+
+    async def main() -> tuple[list[tuple[float, int]], int]:
+        with PrivateBus(tmp_path) as bus:
+            daemon = Daemon(
+                data_dir,
+                DBUS_SYSTEM_BUS_ADDRESS=bus.address,
+                CAREBELL_BLE__ADAPTER="hci0",
+                CAREBELL_BLE__BIND_KEYS_FILE=str(keys),
+                CAREBELL_BLE__QUIET_S="0.5",
+                CAREBELL_BLE__REST_S="0",
+            )
+            async with SimulatedBluez(bus.address) as bluez:
+                await asyncio.to_thread(daemon.start)
+                try:
+                    await until(bluez.discovering, 60)
+                    return await churn(bluez, daemon)
+                finally:
+                    assert await asyncio.to_thread(daemon.stop) == 0
+
+    seen, presses = asyncio.run(main())
+    rows = carebell_json("journal", "list", "--device", "BUTTON", data_dir=data_dir)
+    assert len(rows) == presses, "a press that was advertised is not in the journal, or twice"
+    settled = [kib for age_s, kib in seen if age_s >= CHURN_S * WARM]
+    early, late = min(settled[: max(1, len(settled) // 4)]), min(settled[-max(1, len(settled) // 4) :])
+    by_minute = {int(age_s // 60): kib for age_s, kib in seen}
+    found = {"seconds": CHURN_S, "presses": presses, "early_kib": early, "late_kib": late, "by_minute": by_minute}
+    (tmp_path / "memory.json").write_text(json.dumps(found), encoding="utf-8")
+    allowed = NOISE_KIB + MOST_KIB_AN_HOUR * CHURN_S / 3600
+    assert late - early < allowed, f"{late - early} KiB in {CHURN_S:.0f} s: {early} to {late}"
