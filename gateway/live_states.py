@@ -92,8 +92,9 @@ class LiveStates:
                 live.readings.update(told)
                 for signal, active in said.signals.items():
                     live.signals[signal] = (active, at_us, device_id)
-                if said.position is not None:
-                    live.position = said.position
+                place = said.position
+                if place is not None and (place.latitude or place.longitude or live.position is None):
+                    live.position = place  # 0/0 is what a receiver says that knows nothing: the last place stays
 
     def recover(self, connection: apsw.Connection) -> None:
         """Read the journal's end."""

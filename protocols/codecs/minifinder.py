@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.errors import ParseError, UsageError
 from gateway.model import Frame, Report
 from protocols.bits import utc_us
+from protocols.codecs.fixes import fix as stated_place
 from protocols.codecs.terminal import KMH_M_PER_S, Draft, conversation, decimal, number
 from protocols.framing import Framer, delimited
 
@@ -104,7 +105,7 @@ def _fix(fields: list[str], draft: Draft) -> tuple[float, float] | None:
 def _position_only(fields: list[str], draft: Draft) -> None:
     place = _fix(fields, draft)
     if place is not None:
-        draft.place(*place)
+        stated_place(draft, *place)
 
 
 def _state(fields: list[str], draft: Draft) -> None:
@@ -122,8 +123,8 @@ def _state(fields: list[str], draft: Draft) -> None:
     place = _fix(fields, draft)
     fix = flags & 3
     if place is not None:
-        draft.place(*place, valid=fix > 0, source="cell" if fix & 2 else "gnss")
-    if fix and draft.position is not None:
+        stated_place(draft, *place, valid=fix > 0, source="cell" if fix & 2 else "gnss")
+    if draft.position is not None and draft.position.valid:
         speed, course = decimal(padded[5]), decimal(padded[6])
         draft.measure("speed_m_per_s", None if speed is None else speed * KMH_M_PER_S)
         draft.measure("course_degrees", None if course is None else 0 if course > 360 else course)

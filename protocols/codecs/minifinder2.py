@@ -10,6 +10,7 @@ from gateway.clock import US_PER_S
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.bits import Cursor, crc16_xmodem
+from protocols.codecs.fixes import fix as stated_place
 from protocols.codecs.terminal import KMH_M_PER_S, Draft, conversation
 from protocols.framing import Framer, counted
 
@@ -138,7 +139,7 @@ class _Record:
     def finish(self, sequence: bytes) -> Report:
         draft, fix = self.draft, self.fix
         if fix is not None:
-            draft.place(fix["latitude"], fix["longitude"], valid=fix["valid"])
+            stated_place(draft, fix["latitude"], fix["longitude"], valid=fix["valid"])
         if self.beacon is not None and (draft.position is None or not draft.position.valid):
             draft.place(*self.beacon, source="manual")
         if draft.at_us and not draft.empty():

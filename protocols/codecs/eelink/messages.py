@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from gateway.clock import US_PER_S
-from protocols.bits import Cursor, utc_us
+from protocols.bits import Cursor
+from protocols.codecs.fixes import fix, read_place_text
 from protocols.codecs.terminal import KMH_M_PER_S, Draft
 
 Reader = Callable[[int, bytes, Draft], None]
@@ -53,8 +53,8 @@ def _old(kind: int, body: bytes, draft: Draft) -> None:
     mcc, mnc, lac, cid = cursor.u16(), cursor.u16(), cursor.u16(), cursor.u24()
     draft.cell(mcc, mnc, lac, cid)
     valid = bool(cursor.u8() & _FIX)
-    draft.place(latitude, longitude, valid=valid)
-    if valid and draft.position is not None:
+    fix(draft, latitude, longitude, valid=valid)
+    if draft.position is not None and draft.position.valid:
         draft.measure("speed_m_per_s", speed * KMH_M_PER_S)
         if course <= 360:
             draft.measure("course_degrees", course)
@@ -112,9 +112,9 @@ def _gps(cursor: Cursor) -> tuple[int, ...]:
 
 def _place(place: tuple[int, ...], valid: bool, draft: Draft) -> None:
     latitude, longitude, altitude, speed, course, satellites = place
-    draft.place(latitude / _DEGREE, longitude / _DEGREE, valid=valid)
+    fix(draft, latitude / _DEGREE, longitude / _DEGREE, valid=valid)
     draft.keep("satellites", satellites)
-    if valid and draft.position is not None:
+    if draft.position is not None and draft.position.valid:
         draft.measure("altitude_m", altitude)
         draft.measure("speed_m_per_s", speed * KMH_M_PER_S)
         if course <= 360:
@@ -227,13 +227,6 @@ def _obd(kind: int, body: bytes, draft: Draft) -> None:
     draft.keep("obd", cursor.rest())
 
 
-_LATITUDE: Final = re.compile(r"\bLat:\s*([NS])\s*(\d{1,2}\.\d+)")
-_LONGITUDE: Final = re.compile(r"\bLon:\s*([EW])\s*(\d{1,3}\.\d+)")
-_COURSE: Final = re.compile(r"\bCourse:\s*(\d{1,3}(?:\.\d+)?)")
-_SPEED: Final = re.compile(r"\bSpeed:\s*(\d{1,4}(?:\.\d+)?)")
-_AT: Final = re.compile(r"\bDateTime:\s*(\d{4})-(\d{1,2})-(\d{1,2})\s+(\d{1,2}):(\d{1,2}):(\d{1,2})")
-
-
 def _result(kind: int, body: bytes, draft: Draft) -> None:
     """80: kind, the number of the command, text. The answer to ``WHERE#`` is a place in words."""
     del kind
@@ -241,24 +234,8 @@ def _result(kind: int, body: bytes, draft: Draft) -> None:
     cursor.skip(1)
     number = cursor.u32()
     text = cursor.rest().decode("utf-8", "replace").strip("\0 ")
-    latitude, longitude = _LATITUDE.search(text), _LONGITUDE.search(text)
-    command = "locate" if latitude else ""
+    command = "locate" if read_place_text(draft, text) else ""
     draft.keep("command_reply", {"command": command, "result": "done", "number": number, "text": text[:500]})
-    at = _AT.search(text)
-    if at:
-        try:
-            year, month, day, hour, minute, second = (int(group) for group in at.groups())
-            draft.at_us = utc_us(year, month, day, hour, minute, second)
-        except ValueError as error:
-            draft.fault("time", error)
-    if latitude and longitude:
-        north, east = float(latitude.group(2)), float(longitude.group(2))
-        draft.place(-north if latitude.group(1) == "S" else north, -east if longitude.group(1) == "W" else east)
-        course, speed = _COURSE.search(text), _SPEED.search(text)
-        if course:
-            draft.measure("course_degrees", float(course.group(1)))
-        if speed:
-            draft.measure("speed_m_per_s", float(speed.group(1)) * KMH_M_PER_S)
 
 
 def _message(kind: int, body: bytes, draft: Draft) -> None:

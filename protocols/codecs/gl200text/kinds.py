@@ -101,7 +101,7 @@ def _report_type(before: Sequence[str]) -> int | None:
 
 
 def _fence(before: Sequence[str], draft: Draft) -> None:
-    """GEO: 0 left, 1 entered."""
+    """GEO, SWG: 0 left, 1 entered."""
     kind = _report_type(before)
     draft.alarm("fence_enter" if kind == 1 else "fence_exit" if kind == 0 else "fence")
 
@@ -249,6 +249,7 @@ def _information(before: Sequence[str], draft: Draft) -> None:
 
 _READERS: Final[dict[str, Reader]] = {
     "GEO": _fence,
+    "SWG": _fence,
     "NMR": _movement,
     "STT": _state,
     "BPL": _low_battery,

@@ -14,7 +14,7 @@ from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.bits import bcd_digits, crc16_x25
 from protocols.codecs.gt06.commands import COMMANDS
-from protocols.codecs.gt06.messages import MESSAGES
+from protocols.codecs.gt06.messages import MESSAGES, read_unknown
 from protocols.codecs.gt06.parts import Message
 from protocols.codecs.terminal import Draft, conversation
 from protocols.framing import Framer, first_of
@@ -73,9 +73,7 @@ class Gt06Codec:
         return what
 
     def _message(self, frame: Frame, message: Message) -> Report:
-        read = MESSAGES.get(message.kind)
-        if read is None:
-            return conversation(frame)
+        read = MESSAGES.get(message.kind, _silent if message.kind in _NO_ANSWER else read_unknown)
         draft = Draft(frame)
         try:
             read(message, draft)
@@ -88,6 +86,11 @@ class Gt06Codec:
         elif message.kind == 0x8A:
             draft.reply = _time_answer(frame.received_at_us)
         return draft.report()
+
+
+def _silent(message: Message, draft: Draft) -> None:
+    """What the platform says itself, and what is said of it: nothing to observe."""
+    del message, draft
 
 
 def _login(frame: Frame, message: Message) -> Report:

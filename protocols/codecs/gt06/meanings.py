@@ -52,6 +52,23 @@ ALARM_CODES: Final[Mapping[int, str]] = MappingProxyType(
 )
 """The alarm byte of alarm packets; its high byte, where there is one, comes from the language byte."""
 
+CAMERA_EVENTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        0x80: "vibration",
+        0x87: "overspeed",
+        0x90: "acceleration",
+        0x91: "braking",
+        0x92: "cornering",
+        0x93: "accident",
+    }
+)
+"""Type 95; 01 is an SOS where a fix stands before it."""
+
+MODULE_ALARMS: Final[Mapping[int, str]] = MappingProxyType(
+    {0x11: "low_battery", 0x12: "low_power", 0x13: "power_cut", 0x14: "removed"}
+)
+"""Module 2B."""
+
 EVENT_CODES: Final[Mapping[int, str]] = MappingProxyType({0x12: "removed"})
 """Module 34: these, then the codes of the alarm byte."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from gateway.errors import ParseError
 from protocols.bits import Cursor
+from protocols.codecs.fixes import read_place_text
 from protocols.codecs.gt06.commands import reply_of
-from protocols.codecs.gt06.meanings import ALARM_CODES, EVENT_CODES, battery_percent
+from protocols.codecs.gt06.meanings import CAMERA_EVENTS, battery_percent
+from protocols.codecs.gt06.modules import read_modules, read_modules_behind_status, read_short_module
 from protocols.codecs.gt06.parts import (
+    PLAUSIBLE_US,
     Message,
     gps_at,
     is_time,
@@ -26,6 +29,7 @@ from protocols.codecs.gt06.parts import (
 from protocols.codecs.terminal import Draft, clean_text
 
 _ALARM_PACKETS: Final = frozenset({0x16, 0x26, 0x27, 0x32, 0x39, 0xA4})
+_WITHOUT_CELL: Final = frozenset({0x10, 0x1A})
 _CELL_LENGTH: Final = frozenset({0x16, 0x26, 0x27, 0x32, 0xA4})
 _WITH_MOTION: Final = frozenset({0x22, 0x2D, 0x31, 0x37, 0xA0})
 _LONG_CELLS: Final = frozenset({0xA0, 0xA1, 0xA2, 0xA4, 0xA5})
@@ -48,7 +52,7 @@ def _position(message: Message, draft: Draft) -> None:
     kind = message.kind
     if kind in _ALARM_PACKETS:
         _alarm_packet(message, draft, cursor)
-    elif cursor.left >= 8 and kind != 0x10:
+    elif cursor.left >= 8 and kind not in _WITHOUT_CELL:
         read_cell(cursor, draft, long=kind in _LONG_CELLS, cid_bytes=4 if kind in _CID32 else 3)
         if kind in _WITH_MOTION and cursor.left >= 3:
             _motion(message, draft, cursor)
@@ -62,7 +66,9 @@ def _motion(message: Message, draft: Draft, cursor: Cursor) -> None:
     draft.keep("ignition", cursor.u8() == 1)
     draft.keep("upload_reason", cursor.u8())
     draft.stored = cursor.u8() == 1
-    if cursor.left >= 4:
+    if message.kind == 0x37 and cursor.left >= 3:
+        read_short_module(cursor, draft)
+    elif cursor.left >= 4:
         draft.measure("odometer_m", cursor.u32())
 
 
@@ -167,73 +173,9 @@ def _short_heartbeat(message: Message, draft: Draft) -> None:
         draft.keep("gsm_level", cursor.u8())
 
 
-def _status_modules(message: Message, draft: Draft) -> None:
-    """36: a position on some models; else a status with modules behind it."""
-    data = message.data
-    if gps_at(data, (0,)) == 0 and is_time(data):
-        read_gps(message, draft, data[:18])
-        return
-    cursor = Cursor(data)
-    read_status(draft, cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8())
-    cursor.skip(1)
-    while cursor.left >= 3:
-        _module(message, draft, cursor.u16(), cursor.take(cursor.u8()))
-
-
-def _modules(message: Message, draft: Draft) -> None:
-    """70: modules of id (2), length (2) and value."""
-    cursor = Cursor(message.data)
-    while cursor.left >= 4:
-        _module(message, draft, cursor.u16(), cursor.take(cursor.u16()))
-
-
-def _module(message: Message, draft: Draft, module: int, value: bytes) -> None:
-    try:
-        _read_module(draft, module, Cursor(value))
-    except ParseError as error:
-        draft.fault(f"module {module:02x}", error)
-    del message
-
-
-def _read_module(draft: Draft, module: int, cursor: Cursor) -> None:
-    if module == 0x18:
-        draft.measure("battery_volts", cursor.u16() / 100)
-    elif module == 0x33:
-        draft.at_us = cursor.u32() * 1_000_000
-        satellites, altitude = cursor.u8(), cursor.i16()
-        read_position(draft, bytes([satellites]) + cursor.take(11))
-        if draft.position is not None:
-            draft.measure("altitude_m", altitude)
-    elif module == 0x34:
-        code = cursor.u8()
-        name = EVENT_CODES.get(code) or ALARM_CODES.get(code)
-        draft.keep("event", code)
-        if name is not None:
-            draft.alarm(name)
-    elif module == 0x11:
-        while cursor.left >= 8:
-            mcc, mnc, lac = cursor.u16(), cursor.u16(), cursor.u16()
-            draft.cell(mcc, mnc, lac, cursor.uint(min(4, cursor.left)))
-    elif module == 0x2C:
-        draft.at_us = draft.at_us or cursor.u32() * 1_000_000
-    elif module == 0x7F:
-        tag: dict[str, Any] = {"mac": cursor.take(6).hex(":")}
-        cursor.skip(2)
-        tag["battery_percent"] = cursor.u8()
-        cursor.skip(1)
-        tag["temperature_celsius"] = cursor.sint_le(2) / 10
-        tag["humidity_percent"] = cursor.uint_le(2) / 100
-        draft.keep("tag", tag)
-    else:
-        draft.keep(f"module_{module:02x}", cursor.rest())
-
-
 def _cells(message: Message, draft: Draft) -> None:
     """Several cells, timing advance, and by type access points."""
     kind = message.kind
-    if kind == 0x34 and gps_at(message.data, (4,)) == 4:
-        read_gps(message, draft, message.data[4:22])
-        return
     cursor = Cursor(message.data)
     read_time(message, draft, cursor.take(6))
     mcc, mnc = read_operator(cursor)
@@ -304,6 +246,7 @@ def _command_answer(message: Message, draft: Draft) -> None:
     if message.extended:
         flag, encoding = cursor.u32(), cursor.u8()
         text = cursor.rest().decode("ascii" if encoding == 1 else "utf-16-be", "replace")
+        read_place_text(draft, text)
     elif message.kind == 0x25 and cursor.peek() >= 5 and is_time(message.data):
         _position(message, draft)
         return
@@ -320,6 +263,9 @@ def _command_answer(message: Message, draft: Draft) -> None:
 def _information(message: Message, draft: Draft) -> None:
     """94: external voltage, texts, doors, identity of the modem and the card."""
     cursor = Cursor(message.data)
+    if not message.extended:  # the short frame has no kind
+        draft.measure("external_power_volts", cursor.u16() / 100)
+        return
     kind = cursor.u8()
     if kind == 0x00:
         draft.measure("external_power_volts", cursor.u16() / 100)
@@ -334,7 +280,11 @@ def _information(message: Message, draft: Draft) -> None:
     elif kind == 0x0B:
         draft.keep("network_technology", cursor.u8())
     else:
-        read_text(draft, cursor.rest())
+        content = cursor.rest()
+        if all(0x20 <= byte < 0x7F for byte in content.strip(b"\0\r\n")):
+            read_text(draft, content)
+        else:
+            draft.keep(f"information_{kind:02x}", content)
 
 
 def _serial(message: Message, draft: Draft) -> None:
@@ -385,8 +335,9 @@ def _camera_alarm(message: Message, draft: Draft) -> None:
         read_position(draft, block[:9] + b"\0" + block[9:])
         draft.measurements.pop("speed_m_per_s", None)
     draft.keep("event", code)
-    name = {0x01: "sos" if block else "general", 0x90: "acceleration", 0x91: "braking", 0x92: "cornering",
-            0x93: "accident"}.get(code)  # fmt: skip
+    name = CAMERA_EVENTS.get(code)
+    if code == 0x01:
+        name = "sos" if block else "general"
     if name is not None:
         draft.alarm(name)
     if cursor.left > 2:
@@ -403,6 +354,38 @@ def _obd(message: Message, draft: Draft) -> None:
         read_text(draft, data[7:-13], "obd")
 
 
+def _tracked(message: Message, draft: Draft) -> None:
+    """34: alarms (4), the GPS block, state (2), odometer, a cell, the driver (4), battery and supply; or cells."""
+    if gps_at(message.data, (4,)) != 4:
+        _cells(message, draft)
+        return
+    read_gps(message, draft, message.data[4:22])
+    cursor = Cursor(message.data, 22)
+    if cursor.left < 23:
+        return
+    cursor.skip(2)
+    draft.measure("odometer_m", cursor.u32())
+    mcc, mnc, lac = cursor.u16(), cursor.u8(), cursor.u16()
+    draft.cell(mcc, mnc, lac, cursor.u32())
+    driver = cursor.u32()
+    if driver:
+        draft.keep("driver", driver)
+    draft.measure("battery_volts", cursor.u16() / 100)
+    draft.measure("external_power_volts", cursor.u16() / 100)
+
+
+def read_unknown(message: Message, draft: Draft) -> None:
+    """A type that nobody has told us: the bytes; and where it begins with a GPS block of today, that too."""
+    draft.keep("message", f"{message.kind:02x}")
+    if message.data:
+        draft.keep("data", message.data)
+    if not message.extended and is_time(message.data) and gps_at(message.data, (0,)) == 0:
+        of_block = Draft(message.frame)
+        read_gps(message, of_block, message.data[:18])
+        if of_block.position is not None and abs(of_block.at_us - message.received_at_us) < PLAUSIBLE_US:
+            read_gps(message, draft, message.data[:18])
+
+
 def _peripheral(message: Message, draft: Draft) -> None:
     draft.keep("data", message.data)
 
@@ -412,7 +395,7 @@ def _nothing(message: Message, draft: Draft) -> None:
 
 
 MESSAGES: Final[dict[int, Reader]] = {
-    **dict.fromkeys((0x10, 0x11, 0x12, 0x1E, 0x22, 0x2D, 0x31, 0x37, 0x38, 0x61, 0xA0), _position),
+    **dict.fromkeys((0x10, 0x11, 0x12, 0x1A, 0x1E, 0x22, 0x2D, 0x31, 0x37, 0x38, 0x61, 0xA0), _position),
     **dict.fromkeys((0x16, 0x26, 0x27, 0x39, 0xA4), _position),
     0x32: _either(_phone_position, _position),
     0x33: _either(_phone_position, _cells),
@@ -424,9 +407,10 @@ MESSAGES: Final[dict[int, Reader]] = {
     0x21: _command_answer,
     0x25: _command_answer,
     0x23: _short_heartbeat,
-    0x36: _status_modules,
-    0x70: _modules,
-    **dict.fromkeys((0x18, 0x24, 0x28, 0x2C, 0x2E, 0x34, 0xA1, 0xA2), _cells),
+    0x36: read_modules_behind_status,
+    0x70: read_modules,
+    **dict.fromkeys((0x18, 0x24, 0x28, 0x2C, 0x2E, 0xA1, 0xA2), _cells),
+    0x34: _tracked,
     0xA9: _wifi_alarm,
     0x17: _wifi,
     0x69: _wifi,
@@ -439,4 +423,4 @@ MESSAGES: Final[dict[int, Reader]] = {
     0x2A: _position,
     0x8A: _nothing,
 }
-"""How each type is read. Others are answered and kept raw."""
+"""How each type is read. Others are answered and kept raw (``read_unknown``)."""

@@ -13,6 +13,7 @@ from protocols.codecs.terminal import KMH_M_PER_S, Draft
 
 DEGREE: Final = 1_800_000
 RECENT_US: Final = 900_000_000
+PLAUSIBLE_US: Final = 400 * 86_400_000_000
 _fix_fields: Final = Struct(">BIIBH").unpack_from  # satellites, latitude, longitude, speed, flags and course
 _cell_fields: Final = Struct(">HBHBH").unpack_from  # MCC, MNC, LAC, cell in three bytes
 
@@ -20,13 +21,14 @@ _cell_fields: Final = Struct(">HBHBH").unpack_from  # MCC, MNC, LAC, cell in thr
 class Message:
     """One frame without its header, serial, CRC and end. ``size`` is the value of its length field."""
 
-    __slots__ = ("data", "extended", "kind", "offset_s", "received_at_us", "size")
+    __slots__ = ("data", "extended", "frame", "kind", "offset_s", "received_at_us", "size")
 
     def __init__(self, kind: int, extended: bool, data: bytes, length: bytes, frame: Frame) -> None:
         self.kind = kind
         self.extended = extended
         self.data = data
         self.size = int.from_bytes(length, "big")
+        self.frame = frame
         self.received_at_us = frame.received_at_us
         self.offset_s: int = 0 if frame.context is None else frame.context.get("offset_s", 0)
 

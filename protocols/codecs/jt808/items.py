@@ -159,6 +159,30 @@ def _wifi(item: int) -> Reader:
     return read
 
 
+def _counted_wifi(cursor: Cursor, draft: Draft) -> None:
+    """54: how many access points, then MAC 6 and signal 1 of each."""
+    if cursor.peek() * 7 + 1 != cursor.left:
+        _other(0x54, cursor, draft)
+        return
+    for _ in range(cursor.u8()):
+        address = cursor.take(6)
+        draft.wifi(address, cursor.i8())
+
+
+def _engine(cursor: Cursor, draft: Draft) -> None:
+    """91: tenths of a volt of the vehicle, then its engine."""
+    draft.measure("external_power_volts", cursor.u16() / 10)
+    draft.keep("engine", cursor.rest())
+
+
+def _user_states(cursor: Cursor, draft: Draft) -> None:
+    """D0: states of the terminal's own; bit 3 is vibration."""
+    states = cursor.u32()
+    draft.keep("user_states", states)
+    if states & 1 << 3:
+        draft.alarm("vibration")
+
+
 def _temperatures(cursor: Cursor, draft: Draft) -> None:
     """51: tenths of a degree, sign and magnitude; FFFF is no sensor."""
     values: list[float | None] = []
@@ -324,6 +348,13 @@ def _cells_or_extended(cursor: Cursor, draft: Draft) -> None:
 
 
 def _cell_ee(cursor: Cursor, draft: Draft) -> None:
+    """EE: MCC, MNC and cells; in six bytes signal, supply and battery in millivolts, satellites."""
+    if cursor.left == 6:
+        draft.keep("gsm_signal", cursor.u8())
+        draft.measure("external_power_volts", cursor.u16() / 1000)
+        draft.measure("battery_volts", cursor.u16() / 1000)
+        draft.keep("satellites", cursor.u8())
+        return
     mcc, mnc = cursor.u16(), cursor.u8()
     while cursor.left >= 7:
         lac, cid = cursor.u16(), cursor.u32()
@@ -397,17 +428,23 @@ ITEMS: Final[dict[int, Reader]] = {
     0x51: _temperatures,
     0x56: _battery(0x56, scale=10),
     0x57: _driving,
+    0x54: _counted_wifi,
     0x60: _event_60,
+    0x61: _measured(0x61, "external_power_volts", 2, 0.01),
     0x66: _cells_66,
     0x68: _measured(0x68, "battery_percent", 2, 0.01),
     0x69: _measured(0x69, "battery_volts", 2, 0.01),
     0x80: _nested,
     0x82: _measured(0x82, "external_power_volts", 2, 0.1),
     0x8C: _measured(0x8C, "odometer_m", 4, 100),
+    0x91: _engine,
     0xA0: _codes,
+    0xAC: _measured(0xAC, "odometer_m", 4),
     0xBC: _text("driver"),
     0xBD: _text("license"),
     0xCC: _text("iccid"),
+    0xD0: _user_states,
+    0xD3: _measured(0xD3, "external_power_volts", 2, 0.1),
     0xD4: _battery(0xD4),
     0xD5: _battery_or_locks,
     0xE1: _battery_or_cells,

@@ -6,6 +6,7 @@ from typing import Final
 
 from gateway.errors import ParseError
 from protocols.bits import Cursor, bcd_time_us, bit_set
+from protocols.codecs.fixes import fix
 from protocols.codecs.jt808.items import read_items
 from protocols.codecs.terminal import KMH_M_PER_S, Draft
 
@@ -58,8 +59,8 @@ def _read_base(cursor: Cursor, draft: Draft) -> None:
     except ValueError as error:
         draft.fault("time", error)
     valid = bool(status & 2)
-    draft.place(-latitude if status & 4 else latitude, -longitude if status & 8 else longitude, valid=valid)
-    if draft.position is not None and valid:
+    fix(draft, -latitude if status & 4 else latitude, -longitude if status & 8 else longitude, valid=valid)
+    if draft.position is not None and draft.position.valid:
         draft.measure("altitude_m", int.from_bytes(motion[:2], "big", signed=True))
         draft.measure("speed_m_per_s", int.from_bytes(motion[2:4], "big") / 10 * KMH_M_PER_S)
         course = int.from_bytes(motion[4:], "big")

@@ -9,6 +9,7 @@ from gateway.clock import from_us
 from gateway.errors import ParseError
 from gateway.model import Frame
 from protocols.bits import Cursor, bcd_time_us
+from protocols.codecs.fixes import fix
 from protocols.codecs.jt808.items import obd_text
 from protocols.codecs.jt808.location import ZONE_S, read_location
 from protocols.codecs.jt808.wire import Message
@@ -16,6 +17,13 @@ from protocols.codecs.terminal import KNOT_M_PER_S, Draft
 
 Reader = Callable[[Message, Frame, list[Draft]], None]
 MAX_BATCH: Final = 500
+_ON_CHARGER: Final = 0xAA
+_PADLOCK_ALARMS: Final = {
+    1: ((0, "low_power"),),
+    2: ((0, "low_power"),),
+    3: ((1, "low_power"), (2, "vibration"), (3, "low_battery")),
+}
+"""By the kind of padlock."""
 
 COMMAND_OF: Final = {
     0x8105: "", 0x8201: "locate", 0x8202: "track", 0x8203: "silence", 0x8300: "message", 0x8400: "call_back",
@@ -113,6 +121,13 @@ def _time(data: bytes, draft: Draft) -> None:
         draft.at_us = bcd_time_us(data, ZONE_S)
     except ValueError as error:
         draft.fault("time", error)
+
+
+def _is_time(data: bytes) -> bool:
+    try:
+        return bcd_time_us(data, ZONE_S) > 0
+    except ValueError:
+        return False
 
 
 def _multimedia(message: Message, draft: Draft) -> None:
@@ -260,13 +275,10 @@ def _transparent_text(content: bytes, draft: Draft) -> None:
 
 def _tags(cursor: Cursor, draft: Draft) -> None:
     """Status, latitude, longitude, altitude, speed, course, time; then count and index, MAC 6, signal, data of each."""
-    status = cursor.u32()
-    latitude, longitude = cursor.u32() / 1e6, cursor.u32() / 1e6
+    place = cursor.take(12)
     cursor.skip(6)
     _time(cursor.take(6), draft)
-    draft.place(
-        -latitude if status & 4 else latitude, -longitude if status & 8 else longitude, valid=bool(status & 2)
-    )  # fmt: skip
+    _place(Cursor(place), draft)
     tags: list[dict[str, Any]] = []
     count = cursor.u8()
     while cursor.left >= 9 and len(tags) < min(count, 64):
@@ -279,7 +291,9 @@ def _tags(cursor: Cursor, draft: Draft) -> None:
 
 
 def _trip(content: bytes, draft: Draft) -> None:
-    """F0: time, stored, vehicle, kind, content. Kinds 2 (trouble codes) and 3 (alarms) end with a place and a time."""
+    """F0: time, stored, vehicle, kind, content. Kinds 1 (a trip's figures), 2 (trouble codes) and 3 (alarms) end with
+    a place, and most with its time.
+    """
     cursor = Cursor(content)
     began = cursor.take(6)
     draft.stored = cursor.u8() > 0
@@ -290,15 +304,17 @@ def _trip(content: bytes, draft: Draft) -> None:
         _trip_alarms(cursor, draft)
     elif kind == 2:
         _trip_codes(cursor, draft)
-    place = Cursor(content, max(cursor.at, len(content) - 18))
-    if kind in (2, 3) and place.left == 18:
-        status, latitude, longitude = place.u32(), place.u32() / 1e6, place.u32() / 1e6
-        _time(place.take(6), draft)
-        draft.place(
-            -latitude if status & 4 else latitude, -longitude if status & 8 else longitude, valid=bool(status & 2)
-        )
-    else:
-        _time(began, draft)
+    end = content[max(cursor.at, len(content) - 18) :] if kind in (1, 2, 3) else b""
+    timed = len(end) == 18 and _is_time(end[12:])
+    _time(end[12:] if timed else began, draft)
+    if len(end) >= 12:
+        _place(Cursor(end[:12] if timed else end[-12:]), draft)
+
+
+def _place(cursor: Cursor, draft: Draft) -> None:
+    """Status, latitude, longitude."""
+    status, latitude, longitude = cursor.u32(), cursor.u32() / 1e6, cursor.u32() / 1e6
+    fix(draft, -latitude if status & 4 else latitude, -longitude if status & 8 else longitude, valid=bool(status & 2))
 
 
 def _trip_alarms(cursor: Cursor, draft: Draft) -> None:
@@ -335,15 +351,37 @@ def _padlock(message: Message, draft: Draft) -> None:
         flags = int(longitude[9], 16)
         north = int(latitude[:2]) + int(latitude[2:]) / 600_000
         east = int(longitude[:3]) + int(longitude[3:9]) / 600_000
-        draft.place(north if flags & 2 else -north, east if flags & 4 else -east, valid=bool(flags & 1))
+        fix(draft, north if flags & 2 else -north, east if flags & 4 else -east, valid=bool(flags & 1))
     except ValueError as error:
         draft.fault("position", error)
     speed, course = cursor.take(1).hex(), cursor.u8() * 2
-    if draft.position is not None and speed.isdecimal():
+    if draft.position is not None and draft.position.valid and speed.isdecimal():
         draft.measure("speed_m_per_s", int(speed) * KNOT_M_PER_S)
         if course <= 360:
             draft.measure("course_degrees", course)
-    draft.keep("lock", cursor.rest())
+    _padlock_state(cursor, draft)
+
+
+def _padlock_state(cursor: Cursor, draft: Draft) -> None:
+    """Signal, satellites, kilometres, battery (AA: charging), cell, kind of lock, states, alarms; the rest raw."""
+    if cursor.left < 18:
+        draft.keep("lock", cursor.rest())
+        return
+    draft.keep("gsm_signal", cursor.u8())
+    draft.keep("satellites", cursor.u8())
+    draft.measure("odometer_m", cursor.u32() * 1000)
+    battery = cursor.u8()
+    if battery <= 100:
+        draft.measure("battery_percent", battery)
+    elif battery == _ON_CHARGER:
+        draft.keep("charging", value=True)
+    cid, lac = cursor.u32(), cursor.u16()
+    draft.keep("cell", {"lac": lac, "cid": cid})  # which operator's, it does not say
+    kind, states, alarms = cursor.u8(), cursor.u16(), cursor.u16()
+    draft.keep("lock", {"kind": kind, "states": f"{states:04x}", "alarms": f"{alarms:04x}"})
+    draft.alarm(*(name for bit, name in _PADLOCK_ALARMS.get(kind, ()) if alarms >> bit & 1))
+    if cursor.left:
+        draft.keep("tail", cursor.rest())
 
 
 # ---- the platform's clock --------------------------------------------------------------------------------------------

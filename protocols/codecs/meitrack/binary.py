@@ -10,6 +10,7 @@ from gateway.clock import US_PER_S
 from gateway.errors import ParseError
 from gateway.model import Frame
 from protocols.bits import Cursor
+from protocols.codecs.fixes import fix
 from protocols.codecs.meitrack.text import read_event
 from protocols.codecs.terminal import KMH_M_PER_S, Draft
 
@@ -64,12 +65,12 @@ def _record_c(cursor: Cursor, draft: Draft) -> None:
     latitude, longitude = cursor.sint_le(4) / 1e6, cursor.sint_le(4) / 1e6
     draft.at_us = _at_us(cursor.uint_le(4))
     valid = cursor.u8() == 1
-    draft.place(latitude, longitude, valid=valid)
+    fix(draft, latitude, longitude, valid=valid)
     draft.keep("satellites", cursor.u8())
     draft.keep("gsm_signal", cursor.u8())
     speed, course = cursor.uint_le(2), cursor.uint_le(2)
     hdop, altitude = cursor.uint_le(2) / 10, cursor.sint_le(2)
-    if valid and draft.position is not None:
+    if draft.position is not None and draft.position.valid:
         draft.measure("speed_m_per_s", speed * KMH_M_PER_S)
         draft.measure("course_degrees", course)
         draft.measure("altitude_m", altitude)
@@ -97,7 +98,8 @@ class _Record:
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
-        self.latitude = self.longitude = 0.0
+        self.latitude: float | None = None
+        self.longitude: float | None = None
         self.valid = False
         self.speed: int | None = None
         self.course: int | None = None
@@ -105,8 +107,10 @@ class _Record:
 
     def finish(self) -> None:
         draft = self.draft
-        draft.place(self.latitude, self.longitude, valid=self.valid)
-        if not self.valid or draft.position is None:
+        if self.latitude is None or self.longitude is None:
+            return
+        fix(draft, self.latitude, self.longitude, valid=self.valid)
+        if draft.position is None or not draft.position.valid:
             return
         draft.measure("speed_m_per_s", None if self.speed is None else self.speed * KMH_M_PER_S)
         draft.measure("course_degrees", self.course)
@@ -245,6 +249,7 @@ _FIXED: Final[dict[tuple[int, int], Callable[[int, _Record], None]]] = {
     (1, 0x07): _kept("gsm_signal"),
     (1, 0x14): _kept("outputs"),
     (1, 0x15): _kept("inputs"),
+    (1, 0xFE69): _measured("battery_percent"),
     (2, 0x08): _set_speed,
     (2, 0x09): _set_course,
     (2, 0x0A): _kept("hdop", 0.1),

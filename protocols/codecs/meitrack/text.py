@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from protocols.bits import digits_time_us
+from protocols.codecs.fixes import fix
 from protocols.codecs.terminal import KMH_M_PER_S, Draft, decimal, number
 
 EVENTS: Final = {
@@ -43,7 +44,7 @@ def read_position(fields: list[str], draft: Draft) -> bool:
     if latitude is None or longitude is None:
         draft.fault("position", "not a number of degrees")
     else:
-        draft.place(latitude, longitude, valid=values[4] == "A")
+        fix(draft, latitude, longitude, valid=values[4] == "A")
     _motion(values, draft)
     draft.keep("satellites", number(values[5]))
     draft.keep("gsm_signal", number(values[6]))
@@ -55,6 +56,7 @@ def read_position(fields: list[str], draft: Draft) -> bool:
         draft.keep("outputs", states & 0xFF)
         draft.keep("inputs", states >> 8)
     _voltages(values[15], draft)
+    _temperatures(values, draft)
     if any(values[16:]):
         draft.keep("more", ",".join(values[16:]).strip(","))
     return True
@@ -100,6 +102,30 @@ def _voltages(text: str, draft: Draft) -> None:
     analog = [number(part, base=16) for part in parts[:3]]
     if any(analog):
         draft.keep("analog", analog)
+
+
+def _temperatures(values: list[str], draft: Draft) -> None:
+    """Behind the voltages: what belongs to the event, a reserved field, the protocol's version, fuel, then sensors.
+
+    Each sensor is six hexadecimal digits: its number, then from version 3 on hundredths of a degree, before that a
+    whole degree and its hundredths.
+    """
+    if len(values) < 21 or not values[20]:
+        return
+    version = number(values[18]) or 0
+    found: list[float] = []
+    for part in values[20].split("|")[:16]:
+        if len(part) != 6 or number(part, base=16) is None:
+            return
+        raw = bytes.fromhex(part)
+        if version >= 3:
+            found.append(int.from_bytes(raw[1:], "big", signed=True) / 100)
+        else:
+            whole = int.from_bytes(raw[1:2], "big", signed=True)
+            found.append(round(whole + (raw[2] if whole >= 0 else -raw[2]) / 100, 2))
+    draft.measure("temperature_celsius", found[0])
+    if len(found) > 1:
+        draft.keep("temperatures", found)
 
 
 def _scales(battery: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.clock import US_PER_S, to_us
+from protocols.codecs.fixes import fix
 from protocols.codecs.terminal import KNOT_M_PER_S, Draft, clean_text, decimal, number
 
 LAST_S: Final = 253_402_300_799  # 9999-12-31
@@ -58,12 +59,18 @@ _METRICS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def at_of(text: str) -> int:
-    """Seconds, milliseconds, ISO 8601 or ``yyyy-MM-dd HH:mm:ss`` (UTC) as microseconds; 0 when it is no time."""
+    """Seconds (also with a fraction), milliseconds, ISO 8601 or ``yyyy-MM-dd HH:mm:ss`` (UTC) as microseconds.
+
+    0 when it is no time.
+    """
     digits = number(text)
     if digits is not None:
         if digits > 100_000_000_000:  # milliseconds: as seconds it would be after the year 5000
             return digits * 1000 if digits // 1000 <= LAST_S else 0
         return digits * US_PER_S if digits > 0 else 0
+    fraction = decimal(text)
+    if fraction is not None:
+        return round(fraction * US_PER_S) if 0 < fraction <= LAST_S else 0
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -72,6 +79,17 @@ def at_of(text: str) -> int:
         return max(0, to_us(at if at.tzinfo is not None else at.replace(tzinfo=UTC)))
     except (OverflowError, ValueError):
         return 0
+
+
+def figure_of(text: str) -> float | None:
+    """A finite number as programs write one, with an exponent too (``-1.5E-4``). None when it is none."""
+    text = text.strip()
+    digits, _, exponent = text.lower().partition("e")
+    plain = decimal(digits)
+    if plain is None or not exponent:
+        return plain if "e" not in text.lower() else None
+    power = number(exponent)
+    return None if power is None or not -30 <= power <= 15 else float(text)
 
 
 def raise_alarms(draft: Draft, text: str) -> None:
@@ -110,21 +128,21 @@ def _place(draft: Draft, values: Mapping[str, str]) -> None:
         latitude, _, longitude = values["location"].partition(",")
     if latitude is None and longitude is None:
         return
-    degrees = decimal(latitude or ""), decimal(longitude or "")
+    degrees = figure_of(latitude or ""), figure_of(longitude or "")
     if degrees[0] is None or degrees[1] is None:
         draft.fault("lat, lon", "not two numbers")
         return
     valid = values.get("valid", "true").lower() not in ("false", "0")
-    draft.place(degrees[0], degrees[1], valid=valid, accuracy_m=decimal(values.get("accuracy", "")))
+    fix(draft, degrees[0], degrees[1], valid=valid, accuracy_m=figure_of(values.get("accuracy", "")))
 
 
 def _speed(draft: Draft, value: str) -> None:
-    knots = decimal(value)
+    knots = figure_of(value)
     draft.measure("speed_m_per_s", None if knots is None or knots < 0 else knots * KNOT_M_PER_S)
 
 
 def _course(draft: Draft, value: str) -> None:
-    degrees = decimal(value)
+    degrees = figure_of(value)
     draft.measure("course_degrees", None if degrees is None or degrees < 0 else degrees % 360)
 
 
@@ -158,7 +176,7 @@ _ELSEWHERE: Final = frozenset({"id", "deviceid", "timestamp", "lat", "lon", "loc
 def _other(draft: Draft, name: str, value: str) -> None:
     key = name.lower()
     metric = _METRICS.get(key)
-    figure = decimal(value)
+    figure = figure_of(value)
     if metric is not None and figure is not None:
         draft.measure(metric, figure)
     elif key in ("sos", "panic", "fall") and value.lower() in ("true", "1", "yes"):
@@ -175,7 +193,7 @@ def _other(draft: Draft, name: str, value: str) -> None:
 def read_json(draft: Draft, location: Mapping[str, Any]) -> None:
     """One location of the common background-geolocation clients. Numbers below zero stand for "not known"."""
     stamp = location.get("timestamp")
-    if isinstance(stamp, str | int):
+    if isinstance(stamp, str | int | float):
         draft.at_us = at_of(str(stamp))
         if not draft.at_us:
             draft.fault("timestamp", "no time")
@@ -183,7 +201,7 @@ def read_json(draft: Draft, location: Mapping[str, Any]) -> None:
     latitude, longitude = _figure(coords.get("latitude")), _figure(coords.get("longitude"))
     if latitude is not None and longitude is not None:
         accuracy_m = _known(coords.get("accuracy"))
-        draft.place(latitude, longitude, accuracy_m=accuracy_m)
+        fix(draft, latitude, longitude, accuracy_m=accuracy_m)
     draft.measure("speed_m_per_s", _known(coords.get("speed")))
     draft.measure("course_degrees", _known(coords.get("heading")))
     draft.measure("altitude_m", _figure(coords.get("altitude")))

@@ -152,6 +152,13 @@ def _link(draft: Draft, data: bytes, _kind: str) -> str:
     return "LK"
 
 
+def _keep_alive(draft: Draft, data: bytes, _kind: str) -> str:
+    """KA: the keep-alive of firmwares that put a date before steps, rolls and battery."""
+    _, _, rest = data.partition(b",")
+    _link(draft, rest, "KA")
+    return "KA"
+
+
 def _init(draft: Draft, data: bytes, _kind: str) -> str:
     if data:
         draft.keep("init", _text(data))
@@ -269,6 +276,7 @@ def _silent(read: Callable[[Draft, bytes], None]) -> Reader:
 
 _READERS: Final[dict[str, Reader]] = {
     "LK": _link,
+    "KA": _keep_alive,
     "INIT": _init,
     "TKQ": _word,
     "TKQ2": _word,
