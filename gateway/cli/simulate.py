@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli.common import ConfigOption, DataDirOption, JsonOption
 from gateway.cli.simulate_coap import coap
+from gateway.cli.simulate_serial import serial
 
 simulate = typer.Typer(
     help="Simulated devices and the simulated platform, over the real protocols. Example: carebell simulate demo",
@@ -16,6 +17,7 @@ simulate = typer.Typer(
     add_completion=False,
 )
 simulate.command()(coap)
+simulate.command()(serial)
 
 HostOption = Annotated[str, typer.Option("--host", help="Where the gateway listens for MQTT.")]
 PortOption = Annotated[int, typer.Option("--port", min=1, max=65_535, help="Its MQTT port.")]
