@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import Final
 
 import apsw
@@ -165,13 +166,18 @@ class Door:
             await self._store.write(lambda c: sessions.seen(c, token, now_us))
         return session
 
-    async def watched(self, token: str) -> Session | None:
-        """As ``session`` for a connected screen; call it every ``sessions.WATCHED_EVERY_S``."""
-        session = await self.session(token, active=False)
-        if session is not None:
-            now_us = self._clock.now_us()
-            await self._store.write(lambda c: sessions.watched(c, token, now_us))
-        return session
+    async def watched(self, tokens: Sequence[str]) -> dict[str, Session]:
+        """The sessions in force of connected screens, by token; call it every ``sessions.WATCHED_EVERY_S``."""
+        now_us = self._clock.now_us()
+
+        def look(connection: apsw.Connection) -> dict[str, Session]:
+            found = {token: sessions.find(connection, token, now_us, self.limits) for token in tokens}
+            return {token: session[0] for token, session in found.items() if session is not None}
+
+        in_force = await self._store.read(look)
+        if in_force:
+            await self._store.write(lambda c: sessions.watched(c, in_force, now_us))
+        return in_force
 
     async def _reload(self, token: str) -> Session:
         session = await self.session(token, active=False)

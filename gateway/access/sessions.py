@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 from typing import Any, Final
 
 import apsw
@@ -73,8 +74,11 @@ def seen(connection: apsw.Connection, token: str, now_us: int) -> None:
     connection.execute("UPDATE session SET seen_at_us = ? WHERE digest = ?", (now_us, digest_of(token)))
 
 
-def watched(connection: apsw.Connection, token: str, now_us: int) -> None:
-    connection.execute("UPDATE session SET watched_at_us = ? WHERE digest = ?", (now_us, digest_of(token)))
+def watched(connection: apsw.Connection, tokens: Iterable[str], now_us: int) -> None:
+    """Their screens are connected now."""
+    connection.executemany(
+        "UPDATE session SET watched_at_us = ? WHERE digest = ?", [(now_us, digest_of(token)) for token in tokens]
+    )
 
 
 def advance(connection: apsw.Connection, token: str, step: str) -> None:

@@ -70,7 +70,7 @@ def build_console(frame: Frame) -> Callable[..., Awaitable[None]]:
 
     async def static(request: Request) -> Response:
         try:
-            return frame.assets.answer(request.path_params["name"])
+            return frame.assets.answer(request)
         except HTTPException as error:
             return await refusal(frame, request, error)
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import apsw
 import structlog
 from msgspec import Struct
 
-from gateway.api.auth import sees
 from gateway.clock import Clock
 from gateway.errors import StorageBrokenError, StorageError
 from gateway.ports import Store
-from gateway.registry.keys import ApiKey
 
 LONGEST: Final = 1000
 POLL_S: Final = 0.1
 REFRESH_S: Final = 10.0
 REPLAY: Final = 2000
+WAKE_AT_ONCE: Final = 25
+"""Screens written to before others get their turn: the loop that acknowledges presses is not held."""
+PACE_S: Final = 0.0003
+"""So long a screen delays the next news of a full room: a thousand are told three times a second, not ten times."""
 
 log = structlog.get_logger("console")
 
@@ -48,58 +51,85 @@ class Row(Struct, frozen=True):
     address: str
     district: str
     place: str
+    person_district: str
+
+    def is_of(self, district: str) -> bool:
+        """Whether somebody of this district ("": of all) sees it. What belongs to nobody yet is shown to everybody."""
+        return not district or not self.person_id or self.person_district == district
 
 
 class Change(Struct, frozen=True):
-    """A transition of an alert: what a screen is told of it. Ids and codes only."""
+    """A transition of an alert: what a screen is told of it are ``alert_id`` and ``action``, an id and a code."""
 
     seq: int
     alert_id: str
     action: str
+    person_id: str
+    person_district: str
+
+    def is_of(self, district: str) -> bool:
+        """As ``Row.is_of``."""
+        return not district or not self.person_id or self.person_district == district
 
 
 class Snapshot(Struct, frozen=True):
-    """``number`` rises with every reading that differs from the one before."""
+    """``number`` rises with every reading that differs from the one before, also from one start to the next.
+
+    ``changes`` are the transitions that led here from the one before, ``seq`` is the number of the journal it shows,
+    ``screens`` is how many were connected then.
+    """
 
     number: int = 0
     rows: tuple[Row, ...] = ()
     left_out: int = 0
     seq: int = 0
+    changes: tuple[Change, ...] = ()
+    screens: int = 0
 
 
 class Board:
-    """Follow it with ``run``. ``snapshot`` is the newest state; ``changed`` waits for a newer one."""
+    """Follow it with ``run``. ``snapshot`` is the newest state; who ``watch``es is called when there is a newer one."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._event = asyncio.Event()
         self._changes: list[Change] = []
         self._since_seq = 0  # of the oldest change in memory
-        self.snapshot = Snapshot()
+        self._watching: dict[object, Callable[[], None]] = {}
+        self.snapshot = Snapshot(clock.now_us() // 1000)
         self.screens: dict[str, int] = {}
         """Connected screens by user id."""
+        self.publish: Callable[[Snapshot], Any] | None = None
+        """Called in a thread with each newer state before anybody is told (gateway.console.views)."""
 
     async def run(self) -> None:
         """Read the board when an alert changes, and every ``REFRESH_S``. Ends by failure or cancellation alone."""
         read_s = float("-inf")
-        self._since_seq = await self._newest()
+        self._since_seq = await self._store.read(_last_audit)
         self._changes.clear()
         seq = self._since_seq
         while True:
+            number = self.snapshot.number
             try:
                 changes, reached = await self._store.read(lambda c, seq=seq: _changes(c, seq))  # type: ignore[misc]
                 now_s = self._clock.monotonic_s()
                 if changes or now_s - read_s >= REFRESH_S:
-                    await self._read(reached)
+                    await self._read(changes, reached)
                     read_s = now_s
                 seq = reached
-                self._keep(changes)
             except StorageBrokenError:
                 raise
             except StorageError as error:
                 log.error("queue_not_read", error=str(error))
-            await asyncio.sleep(POLL_S)
+            told = len(self._watching) if self.snapshot.number > number else 0
+            await asyncio.sleep(max(POLL_S, PACE_S * told))
+
+    def watch(self, who: object, told: Callable[[], None]) -> None:
+        """Call ``told`` on the loop whenever there is a newer state, until ``leave``."""
+        self._watching[who] = told
+
+    def leave(self, who: object) -> None:
+        self._watching.pop(who, None)
 
     async def changes_after(self, seq: int) -> list[Change]:
         """Transitions behind a number, at most ``REPLAY``; from memory where that reaches back so far."""
@@ -107,33 +137,28 @@ class Board:
             return [change for change in self._changes if change.seq > seq]
         return (await self._store.read(lambda c: _changes(c, seq)))[0]
 
-    async def changed(self, number: int) -> None:
-        """Return when ``snapshot.number`` is above this one."""
-        while self.snapshot.number <= number:
-            await self._event.wait()
+    def rows_for(self, district: str) -> list[Row]:
+        """The rows that somebody of a district ("": of all) sees; order as in the queue."""
+        return [row for row in self.snapshot.rows if row.is_of(district)]
 
-    def rows_for(self, principal: ApiKey, visible: frozenset[str] | None) -> list[Row]:
-        """The rows that somebody sees; order as in the queue."""
-        return [row for row in self.snapshot.rows if sees(visible, row.person_id or None, principal)]
-
-    async def _newest(self) -> int:
-        return await self._store.read(_last_audit)
-
-    async def _read(self, seq: int) -> None:
+    async def _read(self, changes: list[Change], seq: int) -> None:
         rows, left_out = await self._store.read(_open_alerts)
         old = self.snapshot
-        if rows != old.rows or left_out != old.left_out or seq != old.seq:
-            self.snapshot = Snapshot(old.number + 1, rows, left_out, seq)
-
-    def _keep(self, changes: list[Change]) -> None:
-        if not changes:
+        if rows == old.rows and left_out == old.left_out and not changes:
             return
+        newer = Snapshot(old.number + 1, rows, left_out, seq, tuple(changes), sum(self.screens.values()))
+        if self.publish is not None:
+            await asyncio.to_thread(self.publish, newer)
+        self.snapshot = newer
         self._changes.extend(changes)
         if len(self._changes) > REPLAY:
             del self._changes[:-REPLAY]
             self._since_seq = self._changes[0].seq - 1
-        self._event.set()
-        self._event = asyncio.Event()
+        watching = list(self._watching.values())
+        for start in range(0, len(watching), WAKE_AT_ONCE):
+            for told in watching[start : start + WAKE_AT_ONCE]:
+                told()
+            await asyncio.sleep(0)
 
 
 def _last_audit(connection: apsw.Connection) -> int:
@@ -141,11 +166,18 @@ def _last_audit(connection: apsw.Connection) -> int:
     return int(row[0])
 
 
+_CHANGES: Final = """
+SELECT t.seq, t.alert_id, t.action, coalesce(a.person_id, ''), coalesce(p.district, '')
+FROM (SELECT seq, alert_id, action FROM audit WHERE seq > ? ORDER BY seq LIMIT ?) t
+LEFT JOIN alert a ON a.id = t.alert_id
+LEFT JOIN person p ON p.id = a.person_id
+ORDER BY t.seq
+"""
+
+
 def _changes(connection: apsw.Connection, seq: int) -> tuple[list[Change], int]:
     """Transitions behind a number, and the number that was reached."""
-    rows: list[Any] = connection.execute(
-        "SELECT seq, alert_id, action FROM audit WHERE seq > ? ORDER BY seq LIMIT ?", (seq, REPLAY)
-    ).fetchall()
+    rows: list[Any] = connection.execute(_CHANGES, (seq, REPLAY)).fetchall()
     return [Change(*row) for row in rows if row[1]], rows[-1][0] if rows else seq
 
 
@@ -153,7 +185,7 @@ _SQL: Final = """
 SELECT a.id, a.version, a.kind, a.severity, a.condition, a.handling, a.progress, a.owner, coalesce(u.name, a.owner),
        a.person_id, a.device_id, a.verified, a.late, a.occurrences, a.raised_at_us, a.updated_at_us,
        e.presented_at_us IS NOT NULL, s.alert_id IS NOT NULL, coalesce(p.name, ''), coalesce(p.address, ''),
-       coalesce(p.district, d.district, ''), coalesce(d.install_place, '')
+       coalesce(p.district, d.district, ''), coalesce(d.install_place, ''), coalesce(p.district, '')
 FROM alert a
 LEFT JOIN escalation e ON e.alert_id = a.id
 LEFT JOIN suppressed_alert s ON s.alert_id = a.id

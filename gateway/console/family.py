@@ -35,7 +35,7 @@ def endpoint(outdoors: Outdoors) -> Callable[[Request], Awaitable[Response]]:
         except (NotFoundError, ConflictError) as error:
             expired = isinstance(error, ConflictError)
             log.warning("family_link_refused", reason="expired" if expired else "forged")
-            return await outdoors.page("family/over.html", {"why": "expired" if expired else "unknown"}, 403)
+            return await outdoors.page(request, "family/over.html", {"why": "expired" if expired else "unknown"}, 403)
         request.scope["carebell.key_id"] = f"contact:{opened.contact_id}"  # for the access log
         if request.method == "POST":
             outdoors.check_origin(request)
@@ -75,7 +75,7 @@ async def _show(outdoors: Outdoors, request: Request, opened: Pass, rings: Seque
     alert = await outdoors.services.desk.alert(opened.alert_id)
     if alert["handling"] in OVER:
         log.info("family_link_refused", reason="closed", alert_id=opened.alert_id)
-        return await outdoors.page("family/over.html", {"why": "ended"}, 410)
+        return await outdoors.page(request, "family/over.html", {"why": "ended"}, 410)
     person, contact, contacts = await _contact(outdoors, opened)
     home = await outdoors.services.store.read(lambda c: _home(c, person["id"]))
     say = Translator("en" if contact["language"] == "en" else "zh")
@@ -84,6 +84,7 @@ async def _show(outdoors: Outdoors, request: Request, opened: Pass, rings: Seque
     position, zone = alert["position"], ZoneInfo(person["timezone"])
     where = position or home
     return await outdoors.page(
+        request,
         "family/alert.html",
         {
             "alert": alert,

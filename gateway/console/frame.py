@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from importlib import resources
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import jinja2
-import msgspec
 import structlog
 from msgspec import Struct
 from starlette.exceptions import HTTPException
@@ -24,10 +19,14 @@ from gateway.access.door import Door, actor_of, is_csrf
 from gateway.access.sessions import Session
 from gateway.api.auth import MAY
 from gateway.api.services import Services
-from gateway.clock import to_us
+from gateway.console import assets
+from gateway.console.assets import Assets
 from gateway.console.board import Board
+from gateway.console.screens import Screens
+from gateway.console.templating import environment
+from gateway.console.views import Sight, Views
 from gateway.console.words import Translator
-from gateway.errors import ConfigError, ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
+from gateway.errors import ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
 from gateway.model import Actor
 from gateway.registry.keys import ApiKey
 
@@ -35,13 +34,6 @@ COOKIE: Final = "carebell_session"
 LANGUAGE_COOKIE: Final = "carebell_language"
 ROOT: Final = "/console"
 MAX_FIELDS: Final = 100
-MAX_OUTLINE: Final = 4_000_000
-TYPES: Final = {
-    "js": "text/javascript; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "svg": "image/svg+xml",
-    "txt": "text/plain; charset=utf-8",
-}
 STEPS: Final = {"code": f"{ROOT}/code", "password": f"{ROOT}/password"}
 
 Handler = Callable[["Visit"], Awaitable[Response]]
@@ -59,59 +51,6 @@ class Look(Struct, frozen=True):
     hotline: str = ""
 
 
-def read_outline(file: str) -> str:
-    """The site's GeoJSON that lies under its maps where there are no tiles. Raises ConfigError."""
-    if not file:
-        return ""
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-        decoded: Any = msgspec.json.decode(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"console.outline_file: {file}: {error}") from error
-    kind = decoded.get("type") if isinstance(decoded, dict) else None
-    if len(text) > MAX_OUTLINE or kind != "FeatureCollection":
-        raise ConfigError(f"console.outline_file: {file}: no FeatureCollection of at most {MAX_OUTLINE} characters")
-    return text
-
-
-class Assets:
-    """The files of ``static``, read once. A name that is not among them does not exist: there are no paths to trick."""
-
-    def __init__(self) -> None:
-        folder = resources.files("gateway.console") / "static"
-        self.files = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-        self._tags = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in self.files.items()}
-
-    def url(self, name: str) -> str:
-        return f"{ROOT}/static/{name}?v={self._tags[name]}"
-
-    def answer(self, name: str) -> Response:
-        content = self.files.get(name)
-        if content is None:
-            raise HTTPException(404, "there is no such file")
-        headers = {"cache-control": "public, max-age=31536000, immutable"}
-        return Response(content, 200, headers, TYPES[name.rpartition(".")[2]])
-
-
-def milliseconds(at: str) -> int:
-    """An RFC 3339 time as the page's script counts."""
-    return to_us(datetime.fromisoformat(at)) // 1000
-
-
-def environment() -> jinja2.Environment:
-    """Everything that a template prints is escaped."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("gateway.console"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    made.filters["ms"] = milliseconds
-    return made
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """Everything behind the pages. ``csp`` is the Content-Security-Policy of each of them."""
@@ -120,8 +59,13 @@ class Frame:
     door: Door
     board: Board
     look: Look
-    assets: Assets = field(default_factory=Assets)
+    assets: Assets = field(default_factory=lambda: Assets(ROOT))
     templates: jinja2.Environment = field(default_factory=environment)
+    screens: Screens = field(default_factory=Screens)
+    views: Views = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", Views(self.board))  # of a frozen one
 
     @property
     def csp(self) -> str:
@@ -134,9 +78,13 @@ class Frame:
             f"img-src 'self' data:{tiles}; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
 
-    async def render(self, template: str, context: Mapping[str, Any]) -> str:
-        """In a thread: a long queue must not hold the loop."""
-        return await asyncio.to_thread(self.templates.get_template(template).render, context)
+    async def answer(self, request: Request, template: str, status: int, context: Mapping[str, Any]) -> Response:
+        """A page, rendered in a thread: a long one must not hold the loop."""
+
+        def made() -> Response:
+            return assets.html(request, self.templates.get_template(template).render(context), status)
+
+        return await asyncio.to_thread(made)
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser came by TLS, as far as we can know."""
@@ -175,11 +123,16 @@ class Visit:
         """Whether names and addresses stand there in the clear for this role."""
         return self.principal.role in ("admin", "operator", "supervisor")
 
+    @property
+    def sight(self) -> Sight:
+        """What of the queue this visitor sees, as many others do."""
+        return Sight(self.say.language, self.sees_names, self.principal.district)
+
     async def page(self, template: str, status: int = 200, /, **context: Any) -> Response:
         """An HTML page or a part of one. Templates have ``visit``, ``t`` (two languages) and ``w`` (a code's word)."""
-        shared = {"visit": self, "t": self.say.text, "w": self.say.word, "asset": self.frame.assets.url}
-        html = await self.frame.render(template, {**shared, "user": self.session.user, **context})
-        return Response(html, status, media_type="text/html; charset=utf-8")
+        shared: dict[str, Any] = {"visit": self, "t": self.say.text, "w": self.say.word, "asset": self.frame.assets.url}
+        shared |= {"user": self.session.user, **context}
+        return await self.frame.answer(self.request, template, status, shared)
 
     def number(self, name: str) -> int | None:
         """A whole number of the form, None when it is not there. Raises UsageError."""
@@ -296,5 +249,4 @@ async def refusal(frame: Frame, request: Request, error: Exception) -> Response:
     say = language_of(request)
     template = "refusal_part.html" if request.headers.get("hx-request") == "true" else "refusal.html"
     context = {"t": say.text, "w": say.word, "asset": frame.assets.url, "status": status, "detail": detail}
-    html = await frame.render(template, context)
-    return Response(html, status, media_type="text/html; charset=utf-8")
+    return await frame.answer(request, template, status, context)

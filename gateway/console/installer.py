@@ -78,7 +78,7 @@ def _entering(outdoors: Outdoors) -> Callable[[Request], Awaitable[Response]]:
 
     async def enter(request: Request) -> Response:
         if request.method == "GET":
-            return await outdoors.page("installer/enter.html", {})
+            return await outdoors.page(request, "installer/enter.html", {})
         outdoors.check_origin(request)
         await form_of(request)
         token, now_us = request.path_params["token"][:100], outdoors.services.clock.now_us()
@@ -86,7 +86,7 @@ def _entering(outdoors: Outdoors) -> Callable[[Request], Awaitable[Response]]:
             session, installer = await outdoors.services.store.write(lambda c: links.sign_in(c, token, at_us=now_us))
         except (NotFoundError, ConflictError) as error:
             log.warning("installer_link_refused", error=str(error))
-            return await outdoors.page("installer/signed_out.html", {}, 403)
+            return await outdoors.page(request, "installer/signed_out.html", {}, 403)
         answer = RedirectResponse(ROOT, 303)
         answer.set_cookie(
             COOKIE, session, max_age=max(1, (installer.expires_at_us - now_us) // 1_000_000), path=ROOT,
@@ -142,6 +142,6 @@ async def sign_out(stay: Stay) -> Response:
     """End the link, so that a phone that is handed on opens nothing."""
     installer, now_us = stay.installer, stay.now_us
     await stay.services.store.write(lambda c: links.revoke(c, installer.link_id, at_us=now_us, actor=installer.actor))
-    answer = await stay.outdoors.page("installer/signed_out.html", {})
+    answer = await stay.outdoors.page(stay.request, "installer/signed_out.html", {})
     answer.delete_cookie(COOKIE, path=ROOT)
     return answer

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from gateway.api.services import Services
+from gateway.console import assets
+from gateway.console.assets import Assets
 from gateway.console.family_link import FamilyLinks
 from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
 from gateway.provisioning import links
@@ -28,7 +28,6 @@ ROOT: Final = "/installer"
 COOKIE: Final = "carebell_installer"
 MAX_FIELDS: Final = 50
 MAX_OUTLINE: Final = 200_000
-TYPES: Final = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -37,25 +36,6 @@ log: Final = structlog.get_logger("installer")
 
 Answer = Callable[[str, str, bool], Awaitable[str]]
 """alerts.link_answers.answer of an alert's id, a contact's id and whether they go."""
-
-
-class Assets:
-    """The files of ``static/outdoors``, read once, under names that change with their content."""
-
-    def __init__(self) -> None:
-        folder = resources.files("gateway.console") / "static" / "outdoors"
-        self._files = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-        self._tags = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in self._files.items()}
-
-    def url(self, name: str) -> str:
-        return f"{ROOT}/static/{name}?v={self._tags[name]}"
-
-    async def answer(self, request: Request) -> Response:
-        content = self._files.get(request.path_params["name"])
-        if content is None:
-            raise HTTPException(404, "there is no such file")
-        kind = TYPES[request.path_params["name"].rpartition(".")[2]]
-        return Response(content, 200, {"cache-control": "public, max-age=31536000, immutable"}, kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +49,7 @@ class Outdoors:
     public_url: str = ""
     hotline: str = ""
     outline: str = ""
-    assets: Assets = field(default_factory=Assets)
+    assets: Assets = field(default_factory=lambda: Assets(ROOT, "outdoors"))
     templates: jinja2.Environment = field(
         default_factory=lambda: jinja2.Environment(
             loader=jinja2.PackageLoader("gateway.console"),
@@ -81,11 +61,14 @@ class Outdoors:
         )
     )
 
-    async def page(self, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
+    async def page(self, request: Request, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
         """Rendered in a thread, so that the loop is not held."""
         shared = {"asset": self.assets.url, "hotline": self.hotline, **context}
-        html = await asyncio.to_thread(self.templates.get_template(template).render, shared)
-        return Response(html, status, media_type="text/html; charset=utf-8")
+
+        def made() -> Response:
+            return assets.html(request, self.templates.get_template(template).render(shared), status)
+
+        return await asyncio.to_thread(made)
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser came by TLS, as far as we can know."""
@@ -122,7 +105,7 @@ class Stay:
         return self.services.clock.now_us()
 
     async def page(self, template: str, status: int = 200, /, **context: Any) -> Response:
-        return await self.outdoors.page(template, {"installer": self.installer, **context}, status)
+        return await self.outdoors.page(self.request, template, {"installer": self.installer, **context}, status)
 
     def back(self, step: str = "") -> Response:
         """To the device's page, at one of its steps."""
@@ -157,7 +140,7 @@ def staying(outdoors: Outdoors, handler: Handler) -> Callable[[Request], Awaitab
         now_us = outdoors.services.clock.now_us()
         installer = await outdoors.services.store.read(lambda c: links.find(c, session, now_us)) if session else None
         if installer is None:
-            return await outdoors.page("installer/signed_out.html", {}, 401)
+            return await outdoors.page(request, "installer/signed_out.html", {}, 401)
         request.scope["carebell.key_id"] = f"installer:{installer.link_id}"  # for the access log
         form: dict[str, str] = {}
         try:
@@ -201,4 +184,6 @@ async def refusal(outdoors: Outdoors, request: Request, error: Exception) -> Res
     if status == 500:
         log.error("request_failed", error=type(error).__name__)
     back = ROOT if request.url.path.startswith(ROOT) else ""
-    return await outdoors.page("installer/refusal.html", {"status": status, "detail": detail, "back": back}, status)
+    return await outdoors.page(
+        request, "installer/refusal.html", {"status": status, "detail": detail, "back": back}, status
+    )

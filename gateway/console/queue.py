@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import apsw
@@ -9,16 +10,17 @@ import msgspec
 from starlette.responses import Response
 
 from gateway.access import users
-from gateway.api.auth import visible_persons
-from gateway.clock import US_PER_S
+from gateway.console import assets
 from gateway.console.board import Row
 from gateway.console.frame import Visit
+from gateway.console.views import View, facts
 from gateway.errors import ConflictError, NotFoundError, UsageError
-from gateway.security import mask_name
 
-CANARY_US: Final = 24 * 3600 * US_PER_S
+NEWEST: Final = 5000
+"""The newest test press is looked for among so many alerts."""
 MAX_PRESENTED: Final = 200
 JSON: Final = {"content-type": "application/json"}
+HTML: Final = "text/html; charset=utf-8"
 
 
 async def home(visit: Visit) -> Response:
@@ -27,35 +29,45 @@ async def home(visit: Visit) -> Response:
 
 
 async def part(visit: Visit) -> Response:
-    """The queue alone, for the page's script."""
-    return await visit.page("queue_part.html", **await context(visit))
+    """The queue alone, for the page's script. As long as nothing changes it is the same for all who see the same."""
+    view = visit.frame.views.known(visit.sight)
+    if view is None or view.part[0] != visit.frame.board.snapshot.number:
+        made = await context(visit)
+        if not made["rows"]:  # what a calm queue says is as of now
+            return await visit.page("queue_part.html", **made)
+        view = await asyncio.to_thread(_remember, visit, made)
+    return assets.either(visit.request, view.part[1], view.part[2], HTML)
+
+
+def _remember(visit: Visit, made: dict[str, Any]) -> View:
+    view = visit.frame.views.of(visit.sight)
+    shared = {**made, "t": visit.say.text, "w": visit.say.word}
+    text = visit.frame.templates.get_template("queue_part.html").render(shared).encode()
+    view.part = (made["number"], text, assets.pack(text))
+    return view
 
 
 async def context(visit: Visit) -> dict[str, Any]:
-    """What both templates of the queue need."""
-    rows = await mine(visit)
-    board = visit.frame.board
-    waiting = [row for row in rows if row.handling == "raised" and not row.suppressed]
-    quiet = None if rows else await visit.services.store.read(_calm)
+    """What the templates of the queue need."""
+    shown = await visit.frame.views.shown(visit.sight)
+    board, services = visit.frame.board, visit.services
+    calm = {} if shown.rows else await services.store.read(_calm)
     return {
-        "rows": rows,
-        "left_out": board.snapshot.left_out,
-        "counts": {level: sum(row.severity == level for row in rows) for level in (1, 2, 3, 4)},
-        "oldest_us": min((row.raised_at_us for row in waiting), default=None),
-        "seq": board.snapshot.seq,
-        "now_us": visit.services.clock.now_us(),
-        "calm": quiet,
+        "rows": shown.rows,
+        "rows_html": await asyncio.to_thread(shown.whole),
+        "facts": facts(shown.rows, shown.snapshot),
+        "number": shown.snapshot.number,
+        "seq": shown.snapshot.seq,
+        "now_us": services.clock.now_us(),
+        "calm": {"test_us": None, "frame_us": None} | calm,
         "screens": sum(board.screens.values()),
         "on_shift": len(board.screens),
     }
 
 
-async def mine(visit: Visit) -> list[Row]:
+async def mine(visit: Visit) -> tuple[Row, ...]:
     """The rows that the visitor sees, names masked where the role asks for it."""
-    rows = visit.frame.board.rows_for(visit.principal, await visible_persons(visit.services, visit.principal))
-    if visit.sees_names:
-        return rows
-    return [msgspec.structs.replace(row, name=mask_name(row.name), address="") for row in rows]
+    return (await visit.frame.views.shown(visit.sight)).rows
 
 
 async def presented(visit: Visit) -> Response:
@@ -92,11 +104,11 @@ async def outline(visit: Visit) -> Response:
 
 
 def _calm(connection: apsw.Connection) -> dict[str, Any]:
-    """What an empty queue shows: the newest test press and the newest alert that ended."""
+    """What an empty queue shows: the newest test press and the newest frame."""
     row: Any = connection.execute(
-        "SELECT (SELECT max(raised_at_us) FROM alert WHERE outcome = 'test'),"
-        " (SELECT max(resolved_at_us) FROM alert WHERE handling IN ('resolved', 'closed')),"
-        " (SELECT last_seq FROM batch ORDER BY first_seq DESC LIMIT 1),"
-        " (SELECT received_at_us FROM batch ORDER BY first_seq DESC LIMIT 1)"
+        "SELECT (SELECT max(raised_at_us) FROM"
+        " (SELECT raised_at_us, outcome FROM alert ORDER BY id DESC LIMIT ?) WHERE outcome = 'test'),"
+        " (SELECT received_at_us FROM batch ORDER BY first_seq DESC LIMIT 1)",
+        (NEWEST,),
     ).fetchone()
-    return {"test_us": row[0], "resolved_us": row[1], "frame_us": row[3]}
+    return {"test_us": row[0], "frame_us": row[1]}

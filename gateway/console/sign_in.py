@@ -54,9 +54,10 @@ def begin(frame: Frame) -> Callable[[Request], Awaitable[Response]]:
 async def _form(frame: Frame, request: Request, status: int, error: LoginRefusedError | None = None) -> Response:
     say = language_of(request)
     context: dict[str, Any] = {"t": say.text, "w": say.word, "asset": frame.assets.url, "error": error}
-    html = await frame.render("sign_in.html", context)
-    headers = {"retry-after": str(error.retry_after_s)} if error is not None and error.retry_after_s else {}
-    return Response(html, status, headers, "text/html; charset=utf-8")
+    answer = await frame.answer(request, "sign_in.html", status, context)
+    if error is not None and error.retry_after_s:
+        answer.headers["retry-after"] = str(error.retry_after_s)
+    return answer
 
 
 async def code(visit: Visit) -> Response:

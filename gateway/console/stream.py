@@ -1,7 +1,11 @@
-"""The one event stream of each page: which alerts changed, and a heartbeat. Ids and codes only.
+"""The one event stream of each page: which alerts changed, the rows of the queue that did, and a heartbeat.
 
-Events: ``change`` (id = number in the journal's sequence; data: list of ``{"alert", "action"}``), ``beat`` every
-five seconds (data: the server's time in milliseconds), ``missed`` once after a reconnect (data: how many).
+Events, their id a number in the journal's sequence:
+
+- ``change``: a list of ``{"alert", "action"}``, ids and codes; ``queue``: the rows that changed as HTML, masked as the
+  page is, with ``before`` and ``number`` of the queue's state: who shows another state than ``before`` reads the whole
+  queue again. Both are made once for all screens that see the same (gateway.console.views).
+- ``beat`` every five seconds: the server's time in milliseconds. ``missed`` once after a reconnect: how many alerts.
 """
 
 from __future__ import annotations
@@ -11,125 +15,145 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gateway.access.sessions import WATCHED_EVERY_S
-from gateway.api.auth import sees, visible_persons
-from gateway.console.board import Change
+from gateway.access.sessions import Session
 from gateway.console.frame import Visit
+from gateway.console.screens import MAX_SCREENS
+from gateway.console.views import changes_told, event
 from gateway.errors import StorageError
 
 HEARTBEAT_S: Final = 5.0
-MAX_SCREENS: Final = 2000
-BUNDLE_S: Final = 0.1  # changes of so long travel together
+
+Message = MutableMapping[str, Any]
 
 
 async def events(visit: Visit) -> Response:
     """Changes behind Last-Event-ID (or ``after``); without one, from now on."""
-    board = visit.frame.board
-    if sum(board.screens.values()) >= MAX_SCREENS:
+    if visit.frame.screens.is_full():
         raise HTTPException(429, f"there are {MAX_SCREENS} screens already")
     seen = visit.request.headers.get("last-event-id") or visit.request.query_params.get("after", "")
-    return _Stream(visit, int(seen) if seen.isdecimal() and len(seen) < 19 else None)
+    return Screen(visit, int(seen) if seen.isdecimal() and len(seen) < 19 else None)
 
 
-class _Stream(Response):
+class Screen(Response):
+    """The stream of one page. It is told by the board, and writes what its view made for everybody."""
+
     media_type = "text/event-stream"
 
     def __init__(self, visit: Visit, seen: int | None) -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._visit = visit
-        self._board = visit.frame.board
+        self.visit = visit
+        self.check_at_s = 0.0
         self._seen = seen
+        self._seq = self._number = 0
+        self._woken = asyncio.Event()
+        self._ending = self._beat_due = False
+
+    @property
+    def session(self) -> Session:
+        return self.visit.session
+
+    def end(self) -> None:
+        """End the stream; the page comes back and hears why."""
+        self._ending = True
+        self._woken.set()
 
     async def __call__(
         self,
-        _scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+        _scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
     ) -> None:
-        async def write(text: str, *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
+        async def write(text: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": text, "more_body": more})
 
-        screens, user = self._board.screens, self._visit.session.user.id
-        screens[user] = screens.get(user, 0) + 1
+        board, screens, user = self.visit.frame.board, self.visit.frame.screens, self.visit.session.user.id
+        board.screens[user] = board.screens.get(user, 0) + 1
+        screens.open[self] = None
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with asyncio.TaskGroup() as group:
+                watchers = [group.create_task(self._gone(receive)), group.create_task(self._drained())]
                 pump = group.create_task(self._pump(write))
-                watchers = [
-                    group.create_task(self._gone(receive, pump)),
-                    group.create_task(self._drained(pump)),
-                    group.create_task(self._allowed(pump)),
-                ]
                 pump.add_done_callback(lambda _: [watcher.cancel() for watcher in watchers])
-            await write("", more=False)
+            await write(b"", more=False)
         finally:
-            screens[user] -= 1
-            if not screens[user]:
-                del screens[user]
+            board.leave(self)
+            del screens.open[self]
+            board.screens[user] -= 1
+            if not board.screens[user]:
+                del board.screens[user]
 
     async def _pump(self, write: Callable[..., Awaitable[None]]) -> None:
-        with contextlib.suppress(StorageError):  # the screen comes back
-            await self._copy(write)
+        loop = asyncio.get_running_loop()
+        beat: asyncio.TimerHandle | None = None
+
+        def tick() -> None:
+            nonlocal beat
+            beat = loop.call_later(HEARTBEAT_S, tick)
+            self._beat_due = True
+            self._woken.set()
+
+        self.check_at_s = loop.time()
+        beat = loop.call_later(HEARTBEAT_S, tick)
+        try:
+            with contextlib.suppress(StorageError):  # the screen comes back
+                await self._copy(write)
+        finally:
+            beat.cancel()
 
     async def _copy(self, write: Callable[..., Awaitable[None]]) -> None:
-        board, principal = self._board, self._visit.principal
-        number = board.snapshot.number
-        seq = board.snapshot.seq if self._seen is None else self._seen
-        await write(f"retry: 1000\nid: {seq}\n{_beat(self._visit)}")
-        first = self._seen is not None
-        while True:
-            changes = await board.changes_after(seq)
-            if changes:
-                visible = await visible_persons(self._visit.services, principal)
-                mine = await self._mine(changes, visible)
-                seq = changes[-1].seq
-                if mine and first:
-                    await write(f"event: missed\ndata: {len({change.alert_id for change in mine})}\n\n")
-                if mine:
-                    told = [{"alert": change.alert_id, "action": change.action} for change in mine]
-                    await write(f"id: {seq}\nevent: change\ndata: {msgspec.json.encode(told).decode()}\n\n")
-                await asyncio.sleep(BUNDLE_S)
-            first = False
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await board.changed(number)
-                number = board.snapshot.number
-            except TimeoutError:
-                await write(_beat(self._visit))
+        self.visit.frame.board.watch(self, self._woken.set)
+        await self._begin(write)
+        while not self._ending:
+            if self._beat_due:
+                self._beat_due = False
+                await write(self._beat())
+                if asyncio.get_running_loop().time() >= self.check_at_s:
+                    await self.visit.frame.screens.check(self, self.visit.frame.door)
+            await self._tell(write)
+            await self._woken.wait()
+            self._woken.clear()
 
-    async def _mine(self, changes: list[Change], visible: frozenset[str] | None) -> list[Change]:
-        """What of it this screen may know."""
-        if visible is None:
-            return changes
-        ids = sorted({change.alert_id for change in changes})
-        marks = ", ".join("?" * len(ids))
-        rows: list[Any] = await self._visit.services.store.read(
-            lambda c: c.execute(f"SELECT id, person_id FROM alert WHERE id IN ({marks})", ids).fetchall()  # noqa: S608
-        )
-        seen = {alert_id for alert_id, person in rows if sees(visible, person or None, self._visit.principal)}
-        return [change for change in changes if change.alert_id in seen]
+    async def _begin(self, write: Callable[..., Awaitable[None]]) -> None:
+        """Where it stands now, and what the page missed since it was told last."""
+        shown = await self.visit.frame.views.shown(self.visit.sight)
+        self._seq = shown.snapshot.seq if self._seen is None else self._seen
+        self._number = shown.number_of(self._seq)
+        await write(b"retry: 1000\nid: %d\n%b" % (self._seq, self._beat()))
+        changes = changes_told(await self.visit.frame.board.changes_after(self._seq), self.visit.sight)
+        if self._seen is not None and changes:
+            await write(b"event: missed\ndata: %d\n\n" % len({each["alert"] for each in changes}))
 
-    async def _gone(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]], pump: asyncio.Task[None]) -> None:
+    async def _tell(self, write: Callable[..., Awaitable[None]]) -> None:
+        """What is newer than what the page was told."""
+        shown = await self.visit.frame.views.shown(self.visit.sight)
+        news = shown.news_after(self._number)
+        if news:
+            self._number, self._seq = news[-1].number, news[-1].seq
+            await write(news[0].text if len(news) == 1 else b"".join(each.text for each in news))
+        elif news is None:  # too long ago for rows: which alerts changed, and that the queue is to be read again
+            snapshot = shown.snapshot
+            changes = [
+                each for each in await self.visit.frame.board.changes_after(self._seq) if each.seq <= snapshot.seq
+            ]
+            told = changes_told(changes, self.visit.sight)
+            self._number, self._seq = snapshot.number, max(self._seq, snapshot.seq)
+            text = event("change", told, self._seq) if told else b""
+            now = {"before": snapshot.number, "number": snapshot.number}
+            await write(text + event("queue", now, self._seq))
+
+    def _beat(self) -> bytes:
+        return b"event: beat\ndata: %d\n\n" % (self.visit.services.clock.now_us() // 1000)
+
+    async def _gone(self, receive: Callable[[], Awaitable[Message]]) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        pump.cancel()
+        self.end()
 
-    async def _drained(self, pump: asyncio.Task[None]) -> None:
-        await self._visit.services.closing.wait()
-        pump.cancel()
-
-    async def _allowed(self, pump: asyncio.Task[None]) -> None:
-        """Ends the stream with its session, and tells the session that its screen is connected."""
-        with contextlib.suppress(StorageError):
-            while await self._visit.frame.door.watched(self._visit.session.token) is not None:
-                await asyncio.sleep(WATCHED_EVERY_S)
-        pump.cancel()
-
-
-def _beat(visit: Visit) -> str:
-    return f"event: beat\ndata: {visit.services.clock.now_us() // 1000}\n\n"
+    async def _drained(self) -> None:
+        await self.visit.services.closing.wait()
+        self.end()

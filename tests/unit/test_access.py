@@ -214,15 +214,15 @@ def test_sessions_end_when_idle_but_not_under_a_watched_screen_and_always_after_
         watched = (await site.door.sign_in("audit", PASSWORD, "")).token
         for _ in range(10):
             site.clock.advance(120)
-            assert await site.door.watched(watched) is not None
+            assert watched in await site.door.watched([watched])
         assert await site.door.session(idle) is None  # 20 minutes without a request
         assert await site.door.session(watched) is not None
         for _ in range((13 * 60 - 22) // 2):
             site.clock.advance(120)
-            await site.door.watched(watched)
+            await site.door.watched([watched])
         assert await site.door.session(watched) is not None
         site.clock.advance(121)
-        assert await site.door.watched(watched) is None
+        assert await site.door.watched([watched]) == {}
         assert await site.door.session("no such token") is None
         rows: list[Any] = await site.store.read(lambda c: c.execute("SELECT digest FROM session").fetchall())
         assert watched.encode() not in b"".join(bytes(row[0]) for row in rows)  # only digests are kept

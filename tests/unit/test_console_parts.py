@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from shapely import Point
+from shapely.geometry import shape
 
 from gateway.api.auth import MAY
 from gateway.clock import US_PER_S, to_us
-from gateway.console import app, case_data, charts, statistics
+from gateway.console import app, charts, statistics
 from gateway.console.charts import Limits
-from gateway.console.frame import environment
+from gateway.console.outline import read_outline, shifted
+from gateway.console.templating import environment
 from gateway.console.words import WORDS, Translator
 from gateway.datum import wgs84_to_gcj02
+from gateway.errors import ConfigError
 from gateway.storage.database import FILE_NAME, open_database
+from simulators.neighbourhood import residents
+from simulators.outline import outline
 from tests.live.api_harness import START
 
 NOW_US = to_us(START)
@@ -32,7 +39,14 @@ def test_a_line_is_broken_where_nobody_knows_what_was() -> None:
 
 def test_a_chart_shows_the_band_that_is_normal_for_this_person() -> None:
     def limit(metric: str, level: str, side: str, value: float, *, inclusive: bool = True) -> dict[str, object]:
-        return {"metric": metric, "level": level, "side": side, "limit": value, "inclusive": inclusive, "own": value == 95}
+        return {
+            "metric": metric,
+            "level": level,
+            "side": side,
+            "limit": value,
+            "inclusive": inclusive,
+            "own": value == 95,
+        }
 
     told = [
         limit("heart_rate_bpm", "advisory", "high", 110), limit("heart_rate_bpm", "advisory", "high", 95),
@@ -53,14 +67,46 @@ def test_a_chart_shows_the_band_that_is_normal_for_this_person() -> None:
     assert top == pytest.approx(charts.EDGE + inside * (140 - 95) / (140 - 50), abs=0.1)
     assert top + tall == pytest.approx(charts.EDGE + inside, abs=0.1)
     assert [level for level, _ in chart.lines] == ["urgent", "advisory", "advisory"]
-    assert charts.draw("spo2_percent", [(0, 97.0)], 0, 10, found["spo2_percent"]).band == (0.0, charts.HEIGHT - charts.EDGE)
+    assert charts.draw("spo2_percent", [(0, 97.0)], 0, 10, found["spo2_percent"]).band == (
+        0.0,
+        charts.HEIGHT - charts.EDGE,
+    )
 
 
 def test_maps_of_gcj02_get_gcj02() -> None:
     latitude, longitude = wgs84_to_gcj02(39.1235, 117.2011)
     ring = {"type": "Polygon", "coordinates": [[[117.2011, 39.1235], [2.35, 48.85]]]}
-    assert case_data.shifted(ring, "gcj02")["coordinates"] == [[[longitude, latitude], [2.35, 48.85]]]
-    assert case_data.shifted(ring, "wgs84")["coordinates"] == ring["coordinates"]
+    assert shifted(ring, "gcj02")["coordinates"] == [[[longitude, latitude], [2.35, 48.85]]]
+    assert shifted(ring, "wgs84")["coordinates"] == ring["coordinates"]
+
+
+def test_the_ground_of_the_demo_is_a_sound_map_of_its_neighbourhood(tmp_path: Path) -> None:
+    file = tmp_path / "outline.json"
+    file.write_text(json.dumps(outline()), encoding="utf-8")
+    drawn = json.loads(read_outline(str(file)))
+    shapes = [(each["properties"]["kind"], shape(each["geometry"])) for each in drawn["features"]]
+    assert all(geometry.is_valid for _, geometry in shapes)
+    (edge,) = [geometry for kind, geometry in shapes if kind == "boundary"]
+    for person in residents():
+        home = Point(person.home.longitude, person.home.latitude)
+        assert edge.contains(home)
+        assert sum(kind == "building" and geometry.contains(home) for kind, geometry in shapes) == 1
+        assert not any(kind == "street" and geometry.distance(home) * 111_320 < 9 for kind, geometry in shapes)
+    moved = json.loads(read_outline(str(file), "gcj02"))
+    first, before = (each["features"][0]["geometry"]["coordinates"][0][0] for each in (moved, drawn))
+    assert first == list(reversed(wgs84_to_gcj02(before[1], before[0])))
+    assert moved["features"][0]["properties"] == drawn["features"][0]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{", "outline_file"), ('{"type":"Feature"}', "no FeatureCollection"),
+     ('{"type":"FeatureCollection","features":[{"geometry":{"coordinates":["x"]}}]}', "coordinates that are none")],
+)  # fmt: skip
+def test_an_outline_that_is_none_is_said_at_start(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "o.json").write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        read_outline(str(tmp_path / "o.json"), "gcj02")
 
 
 def test_readings_say_how_old_they_are_and_when_there_are_none() -> None:

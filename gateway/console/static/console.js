@@ -85,7 +85,10 @@
   }
 
   // ---- the queue ----------------------------------------------------------------------------------------------------
-  let rows = [], asking = false, again = false, asked = 0;
+  let rows = [], number = 0, screens = 1, asking = false, again = false, asked = 0;
+  const unseen = document.createElement("ol"); // where the rows are on a page that does not show the queue
+  const painted = new WeakMap();               // a row's HTML as it came
+  const listed = () => $("rows") || unseen;
   function read(item) {
     const d = item.dataset;
     return { id: d.id, severity: Number(d.severity), handling: d.handling, occurrences: d.occurrences,
@@ -94,64 +97,83 @@
   function figures(facts) {
     const place = $("figures");
     if (place) {
-      const d = facts.dataset;
       place.replaceChildren(...["p1", "p2", "p3"].map((name, n) => {
         const span = document.createElement("span");
-        span.textContent = (n ? " · " : "") + name.toUpperCase() + " " + d[name];
-        if (name === "p1" && d[name] !== "0") span.className = "p1";
+        span.textContent = (n ? " · " : "") + name.toUpperCase() + " " + facts[name];
+        if (name === "p1" && Number(facts[name])) span.className = "p1";
         return span;
       }));
-      if (d.oldest) {
+      if (facts.oldest_ms) {
         const span = document.createElement("span"), since = document.createElement("span");
-        span.textContent = " · " + d.wordOldest + " ";
-        since.dataset.since = d.oldest;
+        span.textContent = " · " + $("facts").dataset.wordOldest + " ";
+        since.dataset.since = facts.oldest_ms;
         since.dataset.sla = "1";
         since.className = "age";
         place.append(span, since);
       }
     }
+    const more = $("more");
+    if (more) { more.hidden = !Number(facts.left_out); more.querySelector("span").textContent = facts.left_out; }
     const waiting = rows.filter((row) => row.handling === "raised" && row.severity <= 2 && !row.suppressed).length;
     const base = document.title.replace(/^\(\d+\) /, "");
     document.title = waiting ? "(" + waiting + ") " + base : base;
   }
-  function merge(next) {
-    const queue = $("queue"), list = $("rows"), fresh = next.querySelector("#rows");
-    if (!queue) return;
-    const held = queue.matches(":hover") || queue.contains(document.activeElement);
-    const focused = document.activeElement && queue.contains(document.activeElement) ? document.activeElement.id : "";
-    if (!list || !fresh) {
-      queue.replaceChildren(...next.childNodes);
-      htmx.process(queue);
-    } else {
-      const items = [...fresh.children];
-      if (held) { // what is under her hand keeps its place; only a new emergency comes in on top
-        const place = new Map([...list.children].map((item, n) => [item.id, n]));
-        const rank = (item) => place.has(item.id) ? place.get(item.id) : item.dataset.severity === "1" ? -1 : 1e6;
-        items.sort((one, other) => rank(one) - rank(other));
-      }
-      const top = queue.scrollTop;
-      const old = new Map([...list.children].map((item) => [item.id, item]));
-      items.forEach((item, n) => {
-        const before = old.get(item.id);
-        let shown = before;
-        if (!before || before.dataset.html !== item.outerHTML) {
-          shown = document.importNode(item, true);
-          shown.dataset.html = item.outerHTML;
-          if (before) before.replaceWith(shown);
-        }
-        if (list.children[n] !== shown) list.insertBefore(shown, list.children[n] || null);
-        if (shown !== before) htmx.process(shown);
-        old.delete(item.id);
-      });
-      old.forEach((item) => item.remove());
-      const facts = $("facts"), more = queue.querySelector(".more"), moreNow = next.querySelector(".more");
-      if (facts) facts.replaceWith(next.querySelector("#facts"));
-      if (more) more.remove();
-      if (moreNow) queue.append(moreNow);
-      queue.scrollTop = top;
+  function factsOf(element) {
+    const d = element.dataset;
+    number = Number(d.number);
+    screens = Number(d.screens);
+    return { p1: d.p1, p2: d.p2, p3: d.p3, oldest_ms: d.oldest, left_out: d.leftOut };
+  }
+  function order(one, other) { // as the server does: urgent first, then what nobody has, then the oldest
+    const a = one.dataset, b = other.dataset, taken = (d) => (d.handling === "raised" ? 0 : 1);
+    return a.suppressed - b.suppressed || a.severity - b.severity || taken(a) - taken(b) || a.raised - b.raised || (a.id < b.id ? -1 : 1);
+  }
+  function paint(fresh, stays) { // rows as they are now; stays: whether a row of this id that is not among them remains
+    const queue = $("queue"), list = listed();
+    const inside = queue && queue.contains(document.activeElement);
+    const held = queue && (queue.matches(":hover") || inside), focused = inside ? document.activeElement.id : "";
+    const top = queue ? queue.scrollTop : 0;
+    const place = new Map([...list.children].map((item, n) => [item.id, n]));
+    const arrived = new Set(fresh.map((item) => item.id));
+    for (const item of [...list.children]) if (!arrived.has(item.id) && !stays(item.dataset.id)) item.remove();
+    for (const item of fresh) {
+      const before = list === unseen ? [...list.children].find((each) => each.id === item.id) : $(item.id), html = item.outerHTML;
+      if (before && painted.get(before) === html) continue;
+      const shown = document.importNode(item, true);
+      painted.set(shown, html);
+      if (before) before.replaceWith(shown); else list.append(shown);
+      if (list !== unseen) htmx.process(shown);
     }
+    // What is under her hand keeps its place; only a new emergency comes in on top.
+    const rank = (item) => (place.has(item.id) ? place.get(item.id) : item.dataset.severity === "1" ? -1 : 1e6);
+    const items = [...list.children].sort((one, other) => (held && rank(one) - rank(other)) || order(one, other));
+    items.forEach((item, n) => { if (list.children[n] !== item) list.insertBefore(item, list.children[n] || null); });
+    rows = items.map(read);
+    const calm = $("calm");
+    if (calm) {
+      if (!items.length && calm.hidden) setTimeout(refresh, Math.random() * 3000); // its figures are as of when it was made
+      list.hidden = !items.length;
+      calm.hidden = items.length > 0;
+    }
+    if (queue) queue.scrollTop = top;
     if (focused && $(focused)) $(focused).focus({ preventScroll: true });
     current();
+  }
+  function shown(facts) {
+    figures(facts);
+    paintTimes();
+    ring();
+    present();
+  }
+  function take(news) { // rows that changed; what is missing in between is fetched
+    if (news.number <= number) return;
+    if (news.before > number || !news.rows) { refresh(); return; }
+    number = news.number;
+    screens = news.facts.screens;
+    const made = new DOMParser().parseFromString("<ol>" + news.rows.map((row) => row[1]).join("") + "</ol>", "text/html");
+    const gone = new Set(news.gone);
+    paint([...made.querySelectorAll(".row")], (id) => !gone.has(id));
+    shown(news.facts);
   }
   async function refresh() {
     if (asking) { again = true; return; }
@@ -161,25 +183,40 @@
       const answer = await fetch("/console/queue", { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
       if (answer.status === 401) { location.assign("/console/sign-in"); return; }
       if (answer.ok) {
-        const next = new DOMParser().parseFromString(await answer.text(), "text/html").body;
-        rows = [...next.querySelectorAll(".row")].map(read);
-        figures(next.querySelector("#facts"));
-        merge(next);
-        paintTimes();
-        ring();
-        present();
+        const next = new DOMParser().parseFromString(await answer.text(), "text/html"), facts = next.getElementById("facts");
+        if (Number(facts.dataset.number) >= number) {
+          const calm = $("calm");
+          if (calm) calm.innerHTML = next.getElementById("calm").innerHTML;
+          const told = factsOf(facts);
+          paint([...next.querySelectorAll(".row")], () => false);
+          shown(told);
+        }
       }
     } catch { /* the watchdog says that the connection is lost */ } finally {
       asking = false;
       if (again) { again = false; refresh(); }
     }
   }
-  const told = new Set();
-  async function present() {
+
+  // ---- receipts: of many screens that show an alert a few tell the server, soon; the others hear that it knows --------
+  const told = new Set(), due = new Map();
+  let presenting = 0;
+  function patience() {
+    const most = Math.min(3000, 3 * screens), spread = Math.E * screens;
+    return screens < 2 ? 0 : most * Math.log1p(Math.random() * (spread - 1)) / Math.log(spread);
+  }
+  function present() {
+    clearTimeout(presenting);
     if (!$("queue") || document.visibilityState !== "visible") return;
-    const ids = rows.filter((row) => !row.presented && !told.has(row.id)).slice(0, 100).map((row) => row.id);
-    if (!ids.length) return;
-    ids.forEach((id) => told.add(id));
+    const open = new Set(rows.filter((row) => !row.presented && !told.has(row.id)).map((row) => row.id));
+    for (const id of due.keys()) if (!open.has(id)) due.delete(id);
+    for (const id of open) if (!due.has(id)) due.set(id, Date.now() + patience());
+    const at = Date.now(), ids = [...due.keys()].filter((id) => due.get(id) <= at).slice(0, 100);
+    if (ids.length) receipt(ids);
+    if (due.size) presenting = setTimeout(present, Math.max(10, Math.min(...due.values()) - at));
+  }
+  async function receipt(ids) {
+    ids.forEach((id) => { told.add(id); due.delete(id); });
     try {
       const answer = await fetch("/console/presented", {
         method: "POST", headers: { "X-CSRF-Token": words.csrf, "Content-Type": "application/x-www-form-urlencoded" },
@@ -204,16 +241,16 @@
       offset = Number(event.data) - Date.now();
       if (event.lastEventId) lastId = event.lastEventId;
       alive();
-      if (Date.now() - asked > 30000) refresh(); // what changes without an alert: who is on shift, names
+      const calm = $("calm");
+      if (calm && !calm.hidden && Date.now() - asked > 30000) refresh(); // who is on shift, how new the newest data is
     });
     source.addEventListener("missed", (event) => { missed = Number(event.data); });
     source.addEventListener("change", (event) => {
       lastId = event.lastEventId;
       alive();
-      const changes = JSON.parse(event.data);
-      refresh();
-      document.dispatchEvent(new CustomEvent("carebell:change", { detail: changes }));
+      document.dispatchEvent(new CustomEvent("carebell:change", { detail: JSON.parse(event.data) }));
     });
+    source.addEventListener("queue", (event) => { alive(); take(JSON.parse(event.data)); });
   }
   function alive() {
     heard = Date.now();
@@ -303,18 +340,22 @@
   document.addEventListener("DOMContentLoaded", () => {
     $("sound").addEventListener("click", soundCheck);
     $("help-key").addEventListener("click", () => $("help").showModal());
-    const facts = $("facts");
-    if (facts) { offset = Number(facts.dataset.now) - Date.now(); lastId = facts.dataset.seq; }
-    rows = [...document.querySelectorAll(".row")].map(read);
-    if (facts) { figures(facts); present(); } else refresh();
+    const facts = $("facts"), queue = $("queue");
+    if (facts) {
+      offset = Number(queue.dataset.now) - Date.now();
+      lastId = facts.dataset.seq;
+      rows = [...document.querySelectorAll(".row")].map(read);
+      const at = factsOf(facts);
+      figures(at);
+      present();
+    } else refresh();
     current();
     paintTimes();
     connect();
     setInterval(paintTimes, 500);
     setInterval(watch, 500);
     setInterval(ring, 1000);
-    const queue = $("queue");
-    if (queue) queue.addEventListener("mouseleave", refresh);
+    if (queue) queue.addEventListener("mouseleave", () => paint([], () => true));
     document.addEventListener("visibilitychange", present);
   });
 })();
