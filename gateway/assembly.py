@@ -43,7 +43,8 @@ from gateway.console.app import build_console
 from gateway.console.board import Board
 from gateway.console.family_link import FamilyLinks
 from gateway.console.frame import Frame as PageFrame
-from gateway.console.frame import Look, read_outline
+from gateway.console.frame import Look
+from gateway.console.outline import read_outline
 from gateway.cti import CtiReceiver
 from gateway.downlink import ProfileCommands
 from gateway.errors import ConfigError, StorageBrokenError
@@ -439,7 +440,7 @@ class Parts:
             tile_url=settings.tile_url,
             tile_datum=settings.tile_datum if settings.tile_url else "wgs84",
             tile_attribution=settings.tile_attribution,
-            outline=read_outline(settings.outline_file),
+            outline=read_outline(settings.outline_file, settings.tile_datum if settings.tile_url else "wgs84"),
             hotline=settings.hotline,
         )
         door = Door(self.writer, self.clock, limits, second_factor=access.second_factor)

@@ -12,9 +12,9 @@ from gateway.api.services import Services
 from gateway.clock import Clock
 from gateway.config_console import ConsoleSection
 from gateway.console.family_link import FamilyLinks
-from gateway.console.frame import read_outline
 from gateway.console.installer import build_outdoors
 from gateway.console.installer_frame import Outdoors
+from gateway.console.outline import read_outline
 from gateway.ports import Store
 from gateway.provisioning.recent import RecentFrames
 

@@ -19,6 +19,8 @@ from typing import Any, Final
 import typer
 from msgspec import Struct
 
+from gateway.access.passwords import hash_password
+from gateway.access.users import add_user, change_password, has_users
 from gateway.cli.common import EXIT_TEMPORARY, EXIT_USAGE, EXIT_WRONG, fail, open_journal, print_json
 from gateway.clock import SystemClock
 from gateway.model import Actor
@@ -29,10 +31,14 @@ from simulators.client import ApiError, GatewayApi
 from simulators.demo import USUAL_MINUTES, Demo, Keys, loop_for, policy_for, register, relatives_for
 from simulators.devices import Gateway
 from simulators.neighbourhood import residents
+from simulators.outline import outline
 from simulators.platform import SimulatedPlatform
 
 MARK: Final = ".carebell-demo"
 TOKENS: Final = "devices.json"
+OUTLINE: Final = "outline.json"
+CONSOLE: Final = "console.password"
+LOGIN: Final = "demo"
 START_S: Final = 60.0
 DRAIN_S: Final = 30.0
 MQTT_PORT: Final = 1883
@@ -113,6 +119,7 @@ async def _main(options: Options) -> dict[str, Any] | None:
 async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
     gateway = Gateway("127.0.0.1", _port(MQTT_PORT), f"http://127.0.0.1:{_port(HTTP_PORT)}")
     keys = _keys(options.folder / "data")
+    password = _console_user(options.folder)
     demo: Demo | None = None
 
     def hear(line: str) -> None:
@@ -143,7 +150,7 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
             demo = Demo(
                 gateway, keys, platform, carrier if calls else None, minutes=options.minutes, quiet=options.quiet
             )
-            _greet(options, demo, gateway, platform, keys, carrier.url if calls else "")
+            _greet(options, demo, gateway, platform, keys, password, carrier.url if calls else "")
             tokens = await _tokens(options.folder / TOKENS, gateway, keys, demo)
             with demo.board:
                 await demo.play(tokens)
@@ -181,6 +188,23 @@ def _keys(data_dir: Path) -> Keys:
     return Keys(**made)
 
 
+def _console_user(folder: Path) -> str:
+    """The password of the console's user, of this demo alone; a kept demo keeps it."""
+    file = folder / CONSOLE
+    if file.exists():
+        return file.read_text(encoding="utf-8")
+    password = secrets.token_urlsafe(9)
+    encoded, actor, now_us = hash_password(password), Actor("system", "demo"), SystemClock().now_us()
+    with open_journal(None, folder / "data") as connection, connection:
+        if not has_users(connection):
+            user = add_user(
+                connection, LOGIN, name="演示班长", role="supervisor", password_hash=encoded, at_us=now_us, actor=actor
+            )
+            change_password(connection, user["id"], encoded, at_us=now_us, actor=actor)
+    _write_secret(file, password)
+    return password
+
+
 def _can_call() -> bool:
     """Whether the SDK is there by which the gateway speaks with the carrier."""
     return all(importlib.util.find_spec(module) is not None for module in ("twilio", "aiohttp"))
@@ -193,6 +217,8 @@ def _configure(options: Options, gateway: Gateway, platform_url: str, token: str
     policies = options.folder / "policies.d"
     policies.mkdir(exist_ok=True)
     (policies / "demo.toml").write_text(policy_for(options.minutes), encoding="utf-8")
+    ground = options.folder / OUTLINE
+    ground.write_text(json.dumps(outline(), ensure_ascii=False), encoding="utf-8")
     http_listen = gateway.http_url.removeprefix("http://")
     lines: tuple[str, ...] = (
         'data_dir = "data"',
@@ -201,6 +227,8 @@ def _configure(options: Options, gateway: Gateway, platform_url: str, token: str
         f'[http]\nlisten = "{http_listen}"',
         f'[history]\ndsn = "{"embedded" if options.history else ""}"',
         f'[order_api]\nbase_url = "{platform_url}"\ntoken_file = {json.dumps(str(token_file))}',
+        f'[console]\npublic_url = "{gateway.http_url}"\noutline_file = {json.dumps(str(ground))}',
+        "[access]\nsecond_factor = false  # a demo on this machine alone",
     )
     if carrier_url:
         lines += (
@@ -304,12 +332,19 @@ def _addresses(options: Options, gateway: Gateway, platform: SimulatedPlatform) 
 
 
 def _greet(
-    options: Options, demo: Demo, gateway: Gateway, platform: SimulatedPlatform, keys: Keys, carrier_url: str
+    options: Options,
+    demo: Demo,
+    gateway: Gateway,
+    platform: SimulatedPlatform,
+    keys: Keys,
+    password: str,
+    carrier_url: str,
 ) -> None:
     if options.quiet:
         return
     print(f"安心铃演示 carebell demo: {len(demo.people)} 人 persons, 一天压缩为 a day in {options.minutes:g} min")
     print(f"  网关 gateway   {gateway.http_url}/openapi.json   mqtt {gateway.mqtt_host}:{gateway.mqtt_port}")
+    print(f"  控制台 console {gateway.http_url}/console   {LOGIN} / {password}")
     print(f"  平台 platform  {platform.url}/")
     print(f"  电信 carrier   {carrier_url or NO_CALLS}")
     print(f"  管理密钥 admin key  {keys.admin}")

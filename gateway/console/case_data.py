@@ -15,6 +15,7 @@ from gateway.clock import US_PER_S, to_us
 from gateway.console import charts
 from gateway.console.charts import Chart, Limits
 from gateway.console.frame import Visit
+from gateway.console.outline import shifted
 from gateway.datum import from_wgs84
 from gateway.errors import StorageError
 from gateway.registry.places import list_places
@@ -118,18 +119,6 @@ def _fences(connection: apsw.Connection, person_id: str, datum: str) -> list[dic
         }
         for place in list_places(connection, person_id=person_id)
     ]
-
-
-def shifted(geometry: Mapping[str, Any], datum: str) -> dict[str, Any]:
-    """GeoJSON in WGS-84 as GeoJSON in the datum of a map."""
-
-    def move(part: Any) -> Any:
-        if isinstance(part[0], int | float):
-            latitude, longitude = from_wgs84(part[1], part[0], _datum(datum))
-            return [longitude, latitude]
-        return [move(each) for each in part]
-
-    return {"type": geometry["type"], "coordinates": move(geometry["coordinates"])}
 
 
 def _datum(name: str) -> Any:

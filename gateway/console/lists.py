@@ -11,8 +11,8 @@ from starlette.responses import Response
 from gateway.access import door, users
 from gateway.api.auth import require_person, sees, visible_persons
 from gateway.clock import iso
-from gateway.console import case_data
 from gateway.console.frame import Visit, see_other
+from gateway.console.outline import shifted
 from gateway.console.queue import JSON, mine
 from gateway.errors import NotFoundError, UsageError
 from gateway.registry.contacts import list_contacts
@@ -174,7 +174,7 @@ async def whole_map_data(visit: Visit) -> Response:
         if row is None or not position:
             continue
         point = {"type": "Point", "coordinates": [position["longitude"], position["latitude"]]}
-        longitude, latitude = case_data.shifted(point, visit.frame.look.tile_datum)["coordinates"]
+        longitude, latitude = shifted(point, visit.frame.look.tile_datum)["coordinates"]
         drawn.append({
             "lat": latitude, "lon": longitude, "level": row.severity, "url": f"/console/alerts/{alert_id}",
             "title": f"P{row.severity} {row.name or row.device_id} {visit.say.word(row.kind)}",

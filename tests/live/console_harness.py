@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import apsw
 import httpx2
 import pytest
 
@@ -65,7 +66,6 @@ def furnish(data_dir: Path, *, hostile: bool = False) -> dict[str, str]:
     (an operator of the district 北区). Returns the tokens of the devices.
     """
     tokens = provision(data_dir, 3)
-    encoded = hash_password(PASSWORD)
     now_us = time.time_ns() // 1000
     person = {
         "name": "王秀英", "address": "和平里 3-1-402", "birth_year": 1941, "district": "和平区",
@@ -90,20 +90,24 @@ def furnish(data_dir: Path, *, hostile: bool = False) -> dict[str, str]:
         add_contact(connection, "C-1", contact, at_us=now_us, actor=ACTOR)
         add_place(connection, "H-1", home, at_us=now_us, actor=ACTOR)
         set_door_code(connection, "P-1", HOSTILE[:90] if hostile else "3141#", at_us=now_us, actor=ACTOR)
-        for login, name, role, district in (
-            ("chen", "陈静", "operator", ""), ("li", "李强", "operator", ""), ("wang", "王班长", "supervisor", ""),
-            ("audit", "审计", "auditor", ""), ("north", "北区坐席", "operator", "北区"),
-        ):  # fmt: skip
-            shown = HOSTILE[:100] if hostile and login == "li" else name
-            add_user(
-                connection, login, name=shown, role=role, district=district, password_hash=encoded, at_us=now_us,
-                actor=ACTOR,
-            )  # fmt: skip
-        connection.execute(
-            "UPDATE user_account SET must_change = 0, totp_secret = ?, totp_confirmed_at_us = 1", (SECRET,)
-        )
+        add_staff(connection, hostile=hostile)
     connection.close()
     return tokens
+
+
+def add_staff(connection: apsw.Connection, *, hostile: bool = False) -> None:
+    """The users of ``furnish``, with PASSWORD and SECRET."""
+    encoded, now_us = hash_password(PASSWORD), time.time_ns() // 1000
+    for login, name, role, district in (
+        ("chen", "陈静", "operator", ""), ("li", "李强", "operator", ""), ("wang", "王班长", "supervisor", ""),
+        ("audit", "审计", "auditor", ""), ("north", "北区坐席", "operator", "北区"),
+    ):  # fmt: skip
+        shown = HOSTILE[:100] if hostile and login == "li" else name
+        add_user(
+            connection, login, name=shown, role=role, district=district, password_hash=encoded, at_us=now_us,
+            actor=ACTOR,
+        )  # fmt: skip
+    connection.execute("UPDATE user_account SET must_change = 0, totp_secret = ?, totp_confirmed_at_us = 1", (SECRET,))
 
 
 @contextmanager

@@ -107,16 +107,26 @@
   });
 
   // ---- map ----------------------------------------------------------------------------------------------------------
+  const KINDS = new Set(["boundary", "street", "building", "park", "water"]);
   const COLOURS = { home: "#0a5c36", allowed: "#0b4f6c", forbidden: "#b00020" };
   function build(place) {
     map = L.map(place, { attributionControl: false, zoomControl: true, keyboard: false, zoomAnimation: false, fadeAnimation: false });
     map.setView([35, 105], 4);
+    if (place.dataset.outline) { // beneath the tiles too: it is what remains when their server is away
+      map.createPane("outline").style.zIndex = 150;
+      fetch(place.dataset.outline).then((answer) => answer.json()).then((outline) => {
+        if (shownFor !== place) return;
+        L.geoJSON(outline, {
+          pane: "outline", interactive: false,
+          style: (feature) => ({ className: "outline " + (KINDS.has(feature.properties && feature.properties.kind) ? feature.properties.kind : "") }),
+          pointToLayer: (_, at) => L.circleMarker(at, { pane: "outline", radius: 2, interactive: false, className: "outline" }),
+        }).addTo(map);
+        place.dataset.outlined = "1";
+      }).catch(() => {});
+    }
     if (place.dataset.tiles) {
       L.tileLayer(place.dataset.tiles, { maxZoom: 18 }).addTo(map);
       if (place.dataset.attribution) L.control.attribution({ prefix: false }).addAttribution(document.createTextNode(place.dataset.attribution).textContent.replace(/[<>&"]/g, "")).addTo(map);
-    } else if (place.dataset.outline) {
-      fetch(place.dataset.outline).then((answer) => answer.json()).then((outline) =>
-        L.geoJSON(outline, { style: { color: "#66737d", weight: 1, fill: false }, interactive: false }).addTo(map).bringToBack());
     }
     L.control.scale({ imperial: false }).addTo(map);
     layer = L.layerGroup().addTo(map);
