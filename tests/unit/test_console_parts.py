@@ -15,8 +15,8 @@ from gateway.api.auth import MAY
 from gateway.clock import US_PER_S, to_us
 from gateway.console import app, charts, statistics
 from gateway.console.charts import Limits
-from gateway.console.frame import environment
 from gateway.console.outline import read_outline, shifted
+from gateway.console.templating import environment
 from gateway.console.words import WORDS, Translator
 from gateway.datum import wgs84_to_gcj02
 from gateway.errors import ConfigError
