@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -19,23 +22,42 @@ from gateway.registry.devices import add_device
 from gateway.registry.persons import add_person
 from gateway.storage.database import FILE_NAME, open_database
 
-READY_S = 60.0
+READY_S = 120.0
+PORTS = (15_000, 32_000)
+_any = random.SystemRandom()  # what tests draw is the same in every worker
 ACTOR = Actor("system", "test")
 
 
+def _ports() -> Iterator[int]:
+    """Ports below those that the system gives to outgoing connections, others for each worker of pytest-xdist.
+
+    A port that was bound to 0 and let go may belong to somebody else's connection a moment later.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    size = 2500
+    first = 11_000 + worker * size
+    for number in itertools.count(os.getpid() * 37):
+        yield first + number % size
+
+
+_CANDIDATES = _ports()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody uses just now, for TCP or for UDP; never the same one twice soon."""
+    for port in _CANDIDATES:
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as datagrams, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            datagrams.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("candidates never end")
 
 
 def carebell(*arguments: str, data_dir: Path, check: bool = True) -> str:
     """The output of a command on this journal."""
     done = subprocess.run(
         [sys.executable, "-m", "gateway.cli", *arguments, "--data-dir", str(data_dir)],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert not check or done.returncode == 0, done.stderr
     return done.stdout
@@ -128,13 +150,13 @@ class Daemon:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        code = self.process.wait(timeout=40)
+        code = self.process.wait(timeout=90)
         if self.process.stdout is not None:
             self.process.stdout.close()
         self.process = None
         return code
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 90.0) -> int:
         """For its own end."""
         assert self.process is not None
         code = self.process.wait(timeout=timeout_s)
