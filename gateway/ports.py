@@ -152,6 +152,10 @@ class EventFeed(Protocol):
         """
         ...
 
+    async def transitions(self, seq: int, limit: int) -> list[dict[str, Any]]:
+        """As ``after``, of alerts, orders and devices alone: it costs nothing for each observation."""
+        ...
+
     async def wait(self, seq: int) -> None:
         """Return when something behind ``seq`` is committed."""
         ...

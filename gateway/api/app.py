@@ -74,7 +74,7 @@ def build_app(services: Services) -> App:
         responses=problems.documented(422, 500),
     )
     api.state.services = services
-    streams = api.state.streams = events.Streams()
+    streams = api.state.streams = events.Streams(services.feed)
     services.metrics.gauge("carebell_event_streams", "Event streams that are open.", lambda: {"": streams.open})
     problems.install(api)
     api.include_router(system.router)

@@ -58,6 +58,16 @@ def _merged(connection: apsw.Connection, site: str, seq: int) -> Iterator[tuple[
         waiting = next(audit, None)
 
 
+def transitions_after(connection: apsw.Connection, site: str, seq: int, limit: int) -> list[dict[str, Any]]:
+    """The events behind ``seq`` that are no observations; numbers of records are passed over without being read."""
+    events: list[dict[str, Any]] = []
+    for number, body in connection.execute("SELECT seq, body FROM audit WHERE seq > ? ORDER BY seq", (seq,)):
+        if len(events) >= limit:
+            break
+        events.extend(of_audit(site, number, body))
+    return events
+
+
 class JournalFeed:
     """Implements ``ports.EventFeed`` over the file, so that it sees what other processes commit as well."""
 
@@ -85,6 +95,9 @@ class JournalFeed:
                 lambda connection, seq=seq: events_after(connection, self._site, seq, limit)  # type: ignore[misc]
             )
         return events
+
+    async def transitions(self, seq: int, limit: int) -> list[dict[str, Any]]:
+        return await self._store.read(lambda connection: transitions_after(connection, self._site, seq, limit))
 
     async def wait(self, seq: int) -> None:
         while self._last_seq <= seq:

@@ -216,6 +216,9 @@ class FakeFeed:
                 found.extend(self.events[number])
         return found
 
+    async def transitions(self, seq: int, limit: int) -> list[dict[str, Any]]:
+        return [event for event in await self.after(seq, limit) if "observation" not in event["type"]]
+
     async def wait(self, seq: int) -> None:
         while self._last <= seq:
             await self._changed.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,29 +15,40 @@ from gateway.api.answers import ShortText
 from gateway.api.auth import may, principal_of, sees, services_of, visible_persons
 from gateway.api.problems import documented, refuse
 from gateway.api.services import Services
+from gateway.api.tail import Tail, Told
 from gateway.errors import StorageError
+from gateway.events import ALERT, DEVICE, ORDER
+from gateway.ports import EventFeed
 from gateway.registry.keys import ApiKey
 
 router = APIRouter(prefix="/events", tags=["events"])
 
 HEARTBEAT_S: Final = 5.0
 REAUTHORIZE_S: Final = 60.0
-BATCH: Final = 200
 MAX_STREAMS: Final = 256
 
 KIND_TEXT: Final = (
     "observation, measurement, signal, position, alert, device, order; a whole type, a signal or a metric"
 )
 
+_TRANSITIONS: Final = frozenset(
+    name for kind in (ALERT, DEVICE, ORDER) for name in (kind, kind.removeprefix("org.carebell.").removesuffix(".v1"))
+)
+"""Kinds that no observation has."""
 _WHOLE: Final = 1 << 30  # every part of a number
 _ID = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,9}))?")
 
 
 class Streams:
-    """How many streams are open."""
+    """How many streams are open, and what they follow together."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: EventFeed) -> None:
         self.open = 0
+        self.everything = Tail(feed, is_whole=True)
+        self.transitions = Tail(feed, is_whole=False)
+
+    def tail(self, wanted: Filter) -> Tail:
+        return self.transitions if wanted.kind in _TRANSITIONS else self.everything
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -112,11 +123,6 @@ def position(value: str, services: Services) -> tuple[int, int]:
     return (newest, _WHOLE) if 0 < newest < seen[0] else seen  # an id of another journal: go on from here
 
 
-def place(event: dict[str, Any]) -> tuple[int, int]:
-    seq, _, part = str(event["id"]).partition("-")
-    return int(seq), int(part)
-
-
 class EventStream(Response):
     """Pulls from the feed as fast as its consumer reads, and holds at most one batch.
 
@@ -168,32 +174,29 @@ class EventStream(Response):
             return  # the consumer comes back
 
     async def _copy(self, write: Callable[[bytes], Awaitable[None]]) -> None:
-        feed = self._services.feed
+        tail = self._streams.tail(self._wanted)
         seq = max(self._begin[0] - 1, 0)  # the number that was seen may have more parts
+        loop = asyncio.get_running_loop()
+        beat_s = loop.time() + HEARTBEAT_S
         while True:
-            reached = feed.last_seq()
-            visible = await visible_persons(self._services, self._wanted.principal)
-            events = await feed.after(seq, BATCH)
-            text = b"".join(
-                b"id: %b\ndata: %b\n\n" % (str(event["id"]).encode(), msgspec.json.encode(event))
-                for event in events
-                if place(event) > self._begin and self._wanted.passes(event, visible)
-            )
+            text = b""
+            try:
+                async with asyncio.timeout_at(beat_s):
+                    told, seq = await tail.after(seq)
+                text = await self._passing(told)
+            except TimeoutError:
+                text = b": nothing new\n\n"
             if text:
                 await write(text)
-            if events:
-                seq = place(events[-1])[0]
-            else:  # numbers without events
-                seq = max(seq, reached)
-                await self._wait(seq, write)
+                beat_s = loop.time() + HEARTBEAT_S
 
-    async def _wait(self, seq: int, write: Callable[[bytes], Awaitable[None]]) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    return await self._services.feed.wait(seq)
-            except TimeoutError:
-                await write(b": nothing new\n\n")
+    async def _passing(self, told: Sequence[Told]) -> bytes:
+        visible = await visible_persons(self._services, self._wanted.principal) if told else None
+        return b"".join(
+            b"id: %d-%d\ndata: %b\n\n" % (*each.place, each.text)
+            for each in told
+            if each.place > self._begin and self._wanted.passes(each.event, visible)
+        )
 
     async def _gone(self, receive: Callable[[], Awaitable[MutableMapping[str, Any]]], pump: asyncio.Task[None]) -> None:
         while (await receive())["type"] != "http.disconnect":

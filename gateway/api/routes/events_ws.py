@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from fastapi import APIRouter, WebSocket
@@ -14,6 +15,7 @@ from gateway.api.auth import MAY, visible_persons
 from gateway.api.routes import events
 from gateway.api.routes.events import Filter, Streams
 from gateway.api.services import Services
+from gateway.api.tail import Tail, Told
 from gateway.errors import StorageError
 
 router = APIRouter(prefix="/events", tags=["events"])
@@ -58,7 +60,7 @@ async def stream(socket: WebSocket) -> None:
         return
     streams.open += 1
     try:
-        await _serve(socket, services)
+        await _serve(socket, services, streams)
     except _ClosedError as ended:
         await _close(socket, ended.code, ended.reason)
     except StorageError:
@@ -69,7 +71,7 @@ async def stream(socket: WebSocket) -> None:
         streams.open -= 1
 
 
-async def _serve(socket: WebSocket, services: Services) -> None:
+async def _serve(socket: WebSocket, services: Services, streams: Streams) -> None:
     asked = {name: value for name, value in socket.query_params.items() if name in _MEMBERS - {"authorization"}}
     scheme, _, bearer = socket.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -86,7 +88,8 @@ async def _serve(socket: WebSocket, services: Services) -> None:
     except HTTPException:
         raise _ClosedError(MALFORMED, "after: must be the id of an event, such as 4711-0") from None
     wanted = Filter(principal, asked.get("kind", ""), asked.get("person_id", ""), asked.get("device_id", ""))
-    await _until_over(_Pump(socket, services, wanted, begin), socket, services, bearer.strip())
+    pump = _Pump(socket, services, streams.tail(wanted), wanted, begin)
+    await _until_over(pump, socket, services, bearer.strip())
 
 
 async def _until_over(pump: _Pump, socket: WebSocket, services: Services, bearer: str) -> None:
@@ -122,36 +125,37 @@ async def _until_over(pump: _Pump, socket: WebSocket, services: Services, bearer
 class _Pump:
     """Pulls from the feed as fast as its consumer reads, and holds at most one batch."""
 
-    def __init__(self, socket: WebSocket, services: Services, wanted: Filter, begin: tuple[int, int]) -> None:
+    def __init__(
+        self, socket: WebSocket, services: Services, tail: Tail, wanted: Filter, begin: tuple[int, int]
+    ) -> None:
         self._socket = socket
         self._services = services
+        self._tail = tail
         self._wanted = wanted
         self._begin = begin
 
     async def run(self) -> None:
-        feed = self._services.feed
         seq = max(self._begin[0] - 1, 0)  # the number that was seen may have more parts
+        loop = asyncio.get_running_loop()
+        beat_s = loop.time() + events.HEARTBEAT_S
         while True:
-            reached = feed.last_seq()
-            visible = await visible_persons(self._services, self._wanted.principal)
-            found = await feed.after(seq, events.BATCH)
-            for event in found:
-                if events.place(event) > self._begin and self._wanted.passes(event, visible):
-                    await self._send(event)
-            if found:
-                seq = events.place(found[-1])[0]
-                continue
-            seq = max(seq, reached)  # numbers without events
+            told: Sequence[Told] = ()
             try:
-                async with asyncio.timeout(events.HEARTBEAT_S):
-                    await feed.wait(seq)
+                async with asyncio.timeout_at(beat_s):
+                    told, seq = await self._tail.after(seq)
             except TimeoutError:
-                await self._send({"heartbeat": str(feed.last_seq())})
+                await self._send(msgspec.json.encode({"heartbeat": str(self._services.feed.last_seq())}))
+                beat_s = loop.time() + events.HEARTBEAT_S
+            visible = await visible_persons(self._services, self._wanted.principal) if told else None
+            for each in told:
+                if each.place > self._begin and self._wanted.passes(each.event, visible):
+                    await self._send(each.text)
+                    beat_s = loop.time() + events.HEARTBEAT_S
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: bytes) -> None:
         try:
             async with asyncio.timeout(SEND_S):
-                await self._socket.send_text(msgspec.json.encode(message).decode())
+                await self._socket.send_text(message.decode())
         except TimeoutError:
             raise _ClosedError(SLOW, "the consumer reads too slowly") from None
 
