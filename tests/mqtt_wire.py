@@ -135,7 +135,7 @@ class World:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what must come true."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -294,7 +294,7 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def receive(self, timeout_s: float = 5.0) -> tuple[int, bytes] | None:
+    async def receive(self, timeout_s: float = 60) -> tuple[int, bytes] | None:
         async with asyncio.timeout(timeout_s):
             try:
                 first = (await self.reader.readexactly(1))[0]

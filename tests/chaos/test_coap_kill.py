@@ -70,7 +70,7 @@ async def survive(tmp_path: Path, deaths: list[dict[str, str]]) -> None:
                 await asyncio.sleep(random.Random(len(deaths)).random() + 0.2)
                 await asyncio.to_thread(daemon.kill)
         await asyncio.to_thread(daemon.start)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while sum(len(sender.acknowledged) for sender in senders) < ENOUGH:
                 await asyncio.sleep(0.1)
         stop.set()

@@ -47,7 +47,7 @@ async def one_life(place: Town, person: int, death: str) -> None:
 async def events_of(place: Town, alert_id: str, last: str) -> list[dict[str, Any]]:
     """The events of an alert up to the named transition."""
     found = []
-    async with GatewayApi(place.daemon.url, place.operator) as api, asyncio.timeout(10):
+    async with GatewayApi(place.daemon.url, place.operator) as api, asyncio.timeout(60):
         async for event in api.events(after="0-0"):
             if event["data"].get("id") == alert_id:
                 found.append(event)

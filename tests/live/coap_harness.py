@@ -88,7 +88,7 @@ async def serving(tmp_path: Path, *, listen: str = "127.0.0.1:0", dtls: bool = F
             running.cancel()
 
 
-async def coap_client(*arguments: str, program: str = "coap-client-notls", timeout_s: float = 15) -> tuple[str, str]:
+async def coap_client(*arguments: str, program: str = "coap-client-notls", timeout_s: float = 60) -> tuple[str, str]:
     """What libcoap's client says on its two outputs."""
     process = await asyncio.create_subprocess_exec(program, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     async with asyncio.timeout(timeout_s):
@@ -107,7 +107,7 @@ class RawSocket:
     def send(self, data: bytes) -> None:
         self._socket.send(data)
 
-    async def receive(self, timeout_s: float = 3) -> bytes:
+    async def receive(self, timeout_s: float = 60) -> bytes:
         async with asyncio.timeout(timeout_s):
             return await asyncio.get_running_loop().sock_recv(self._socket, 2048)
 

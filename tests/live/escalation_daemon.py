@@ -144,7 +144,7 @@ class Town:
         whole: dict[str, Any] = await self.get(f"/api/v1/alerts/{found[0]['id']}")
         return whole
 
-    async def until(self, person: int, condition: Callable[[dict[str, Any]], bool], seconds: float = 15) -> Any:
+    async def until(self, person: int, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> Any:
         """The person's alert once the condition holds for it."""
         alert: dict[str, Any] = {}
         with contextlib.suppress(TimeoutError):

@@ -130,7 +130,7 @@ def rows(dsn: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return connection.execute(query.encode(), parameters or None).fetchall()
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -80,8 +80,8 @@ async def client_of(server: ApiServer, **options: Any) -> AsyncIterator[httpx2.A
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
+    """Return when the condition holds; TimeoutError after a minute."""
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -34,7 +34,7 @@ class RedisServer:
              "--appendonly", "yes", "--appendfsync", "always", "--daemonize", "no"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         with self.client() as client:
             while True:
                 try:

@@ -82,7 +82,7 @@ def running(arguments: tuple[str, ...], log: Path, ready_url: str) -> Iterator[s
     with log.open("wb") as output:
         process = subprocess.Popen([*PROGRAM, *arguments], stdout=output, stderr=output, env=environment())
     try:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 60
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()

@@ -59,7 +59,7 @@ def says(port: int, name: str, password: str, topic: str) -> None:
     subprocess.run(
         ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(port), "-u", name, "-P", password, "-q", "1", "-t", topic,
          "-m", name],
-        check=False, timeout=10, capture_output=True,
+        check=False, timeout=60, capture_output=True,
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_mosquitto_lets_each_device_be_itself_alone(tmp_path: Path) -> None:
         says(port, "D-2", tokens["D-1"], "carebell/D-2/up")
         says(port, "carebell", "gateway-secret", "carebell/D-1/down")
         says(port, "carebell", "gateway-secret", "carebell/D-2/down")
-        heard = [each.communicate(timeout=10)[0].splitlines() for each in (gateway, spy, mine, other)]
+        heard = [each.communicate(timeout=60)[0].splitlines() for each in (gateway, spy, mine, other)]
     assert heard == [["carebell/D-1/up D-1"], [], ["carebell/D-1/down carebell"], []]
 
 
@@ -154,7 +154,7 @@ def test_emqx_asks_who_may_connect_and_where(tmp_path: Path) -> None:
             for wrong in ("Bearer emqx", "Basic emqx-secret", ""):
                 assert emqx.post("/auth", json={}, headers={"authorization": wrong}).status_code == 401
             carebell("devices", "suspend", "D-1", data_dir=tmp_path / "d")
-            ends = time.monotonic() + 10
+            ends = time.monotonic() + 60
             while auth("D-1", tokens["D-1"]) == "allow":  # until the daemon has looked at the registry again
                 assert time.monotonic() < ends
                 time.sleep(0.05)

@@ -317,7 +317,7 @@ def test_oscore(tmp_path: Path) -> None:
             context = await aiocoap.Context.create_client_context(transports=["oscore", "udp6"])
             uri = f"coap://127.0.0.1:{world.port}"
             context.client_credentials.load_from_dict({f"{uri}/*": {"oscore": {"basedir": f"{device}/"}}})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 message = aiocoap.Message(code=aiocoap.POST, uri=f"{uri}/up", payload=SOS, content_format=50)
                 answer = await context.request(message).response
             assert answer.code == aiocoap.CHANGED

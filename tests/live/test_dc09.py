@@ -90,7 +90,7 @@ def play(story: Story, kind: type[StreamListener | DatagramListener] = StreamLis
             clock=SystemClock(),
         )
         await listener.start()
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(listener.run())
             await story(listener, disk)
             running.cancel()
@@ -353,7 +353,7 @@ def test_alerts_reach_pysiaalarm(key: str) -> None:
 
     async def main() -> str:
         port = free_port()
-        async with asyncio.timeout(20), program(RECEIVER, str(port), key) as process:
+        async with asyncio.timeout(60), program(RECEIVER, str(port), key) as process:
             assert process.stdout is not None
             assert await process.stdout.readline() == b"listening\n"
             await Dc09Provider(center(port, key=key.encode()), SystemClock()).send(notice(1))

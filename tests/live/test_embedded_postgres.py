@@ -195,7 +195,7 @@ def test_kill_9_of_the_daemon_takes_the_server_along(place: Path) -> None:
     execute(dsn, "CREATE TABLE kept (value int)", "INSERT INTO kept VALUES (7)")
     assert processes_in(place)
     kill(daemon)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while processes_in(place):
         assert time.monotonic() < deadline, "a server outlived its daemon"
         time.sleep(0.05)
@@ -266,7 +266,7 @@ def test_run_starts_it_again_when_it_dies(place: Path) -> None:
             assert postgres.dsn() == dsn
             assert ask(str(dsn), "SELECT 1") == 1
             await postgres.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await running
         assert not processes_in(place)
 
@@ -327,7 +327,7 @@ def test_without_root_and_without_setpriv(place: Path) -> None:
             pytest.skip("the user nobody cannot enter this checkout or its Python")
     assert processes_in(folder)
     kill(daemon)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while processes_in(folder):
         assert time.monotonic() < deadline, "a server outlived its daemon"
         time.sleep(0.05)

@@ -101,7 +101,7 @@ async def world(folder: Path, server: RedisServer, **options: Any) -> AsyncItera
         finally:
             task.cancel()
     it.client.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 store.connection.close()
@@ -172,7 +172,7 @@ def test_what_redis_lost_is_published_again(tmp_path: Path, server: RedisServer,
                 shutil.copytree(tmp_path / "copy", server.folder)
                 server.start()
             expected = await it.expected()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while it.ids() != expected:  # each id once, although most were published twice
                     await asyncio.sleep(0.02)
             await until(published(it, await it.people(3)))
@@ -279,7 +279,7 @@ def test_the_reference_consumer_handles_each_event_once(tmp_path: Path, server: 
             await drain()
             it.client.flushall()
             expected = await it.expected()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while it.ids() != expected:
                     await asyncio.sleep(0.02)
             last = await it.people(10)

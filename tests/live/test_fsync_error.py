@@ -77,7 +77,7 @@ def test_a_failed_fsync_ends_the_daemon_and_loses_nothing_acknowledged(tmp_path:
         async with asyncio.TaskGroup() as group:
             await asyncio.to_thread(daemon.start, {"LD_PRELOAD": str(shim), how: str(broken)})
             group.create_task(driver.run())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(driver.acknowledged()) <= 50:
                     await asyncio.sleep(0.05)
             broken.touch()
@@ -87,7 +87,7 @@ def test_a_failed_fsync_ends_the_daemon_and_loses_nothing_acknowledged(tmp_path:
             assert seen <= in_journal
             broken.unlink(missing_ok=True)
             await asyncio.to_thread(daemon.start, {"LD_PRELOAD": str(shim), how: str(broken)})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(driver.acknowledged()) <= len(seen):
                     await asyncio.sleep(0.05)
             driver.finish()

@@ -85,7 +85,7 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                 ).status_code == 201
                 assert (await client.delete(url)).json() == {"ended": True}
                 ended = 2
-                async with asyncio.timeout(10):  # the carrier ends it a moment later
+                async with asyncio.timeout(60):  # the carrier ends it a moment later
                     while (await client.delete(url)).json() == {"ended": True}:
                         ended += 1
                         await asyncio.sleep(0.05)

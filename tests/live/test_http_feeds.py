@@ -37,7 +37,7 @@ async def socket(it: Site, key: str | None, query: str = "") -> AsyncIterator[Cl
 
 
 async def ids(client: ClientConnection, count: int) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [json.loads(await client.recv())["id"] for _ in range(count)]
 
 
@@ -47,7 +47,7 @@ async def forever(client: ClientConnection) -> AsyncIterator[object]:
 
 
 async def end_of(client: ClientConnection) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(ConnectionClosed) as ended:
             [_ async for _ in forever(client)]
     assert ended.value.rcvd is not None
@@ -114,7 +114,7 @@ def test_close_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.undo()
             monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
             async with socket(it, await it.key("operator")) as client:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     assert json.loads(await client.recv()) == {"heartbeat": "0"}
                 it.services.closing.set()
                 assert await end_of(client) == 1001

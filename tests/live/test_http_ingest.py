@@ -339,7 +339,7 @@ def test_curl() -> None:
                 subprocess.run,
                 [curl, "-sS", "-i", "-H", f"Authorization: Bearer {TOKEN}", "--data-binary", SOS.decode(), url],
                 capture_output=True,
-                timeout=20,
+                timeout=60,
                 check=True,
             )
         assert b" 202 " in done.stdout.splitlines()[0]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 
 
 def until(found: Callable[[], Any]) -> Any:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while not (result := found()):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)

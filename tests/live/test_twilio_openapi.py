@@ -73,7 +73,7 @@ def prism(folder: Path, upstream: str, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 async def listening(url: str) -> None:
@@ -128,7 +128,7 @@ async def checked(folder: Path, tmp_path: Path) -> AsyncIterator[tuple[TwilioPro
     crowd = people.People(people.presses("1", answers_after_s=1.0))
     async with (
         SimulatedCarrier(crowd, speed=20.0, say=lambda _: None) as carrier,
-        httpx2.AsyncClient(trust_env=False, timeout=20.0) as client,
+        httpx2.AsyncClient(trust_env=False, timeout=60) as client,
         asyncio.TaskGroup() as group,
     ):
         with prism(folder, carrier.url, tmp_path) as upstream:

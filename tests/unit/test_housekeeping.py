@@ -323,7 +323,7 @@ def test_a_write_that_cannot_be_now_does_not_end_the_daemon(
             assert not running.done()
             assert [line["event"] for line in logs] == ["housekeeping_not_written"], "told once"
             life.writer.write = write  # type: ignore[method-assign]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await life.readers()) != {"history": 1, "marks": 1}:
                     life.clock.advance(1)
                     await asyncio.sleep(0.02)

@@ -147,7 +147,7 @@ def test_places_come_behind_and_emergencies_first() -> None:
         records = [record("T-1"), record("T-2", fix=True), record("T-3", verified=False)]
         records.append(record("T-4", signals={"sos": True}))
         locator(Committed(1, records))
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(locator.run())
             while not resolver.asked:
                 await asyncio.sleep(0.001)

@@ -83,7 +83,7 @@ def test_one_read_is_one_offer_and_one_commit_is_one_write(tmp_path: Path) -> No
                 await asyncio.sleep(0.01)
             assert world.ingest.offers == 1
             world.ingest.commit()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 answer = await client.reader.read(65_536)
             assert answer == b"".join(puback(number) for number in range(1, 101))
 

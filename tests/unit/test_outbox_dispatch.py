@@ -120,7 +120,7 @@ class Bench:
         async def main() -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(outbox.run())
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while not until():
                         await asyncio.sleep(0.002)
                         if step_s:

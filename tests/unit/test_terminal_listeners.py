@@ -100,7 +100,7 @@ def play(story: Play, kind: type[StreamListener | DatagramListener] = StreamList
             limits=Limits(sweep_s=0.02, **bounds),
         )  # fmt: skip
         await listener.start()
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(listener.run())
             await story(listener, ingest)
             ingest.settle(Verdict.ACCEPTED)
@@ -285,7 +285,7 @@ def test_draining_answers_what_is_being_committed() -> None:
             clock=VirtualClock(datetime(2026, 11, 22, tzinfo=UTC)), limits=Limits(),
         )  # fmt: skip
         await listener.start()
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             running = group.create_task(listener.run())
             reader, writer = await connect(listener)
             writer.write(b"*861,a#")
