@@ -257,13 +257,13 @@ def note_declined(connection: apsw.Connection, attempt: Attempt, now_us: int) ->
 
 
 def history_of(connection: apsw.Connection, alert_id: str, contact_id: str, medium: Medium) -> tuple[bool, int]:
-    """Whether a contact declined, and how often they were told."""
-    row = connection.execute(
-        "SELECT declined_at_us IS NOT NULL, times FROM told_contact WHERE alert_id = ? AND contact_id = ?"
-        " AND medium = ?",
-        (alert_id, contact_id, medium),
+    """Whether a contact declined, whichever way they were told, and how often they were told by this medium."""
+    row: Any = connection.execute(
+        "SELECT coalesce(max(declined_at_us IS NOT NULL), 0), coalesce(sum(iif(medium = ?, times, 0)), 0)"
+        " FROM told_contact WHERE alert_id = ? AND contact_id = ?",
+        (medium, alert_id, contact_id),
     ).fetchone()
-    return (False, 0) if row is None else (bool(row[0]), int(row[1]))
+    return bool(row[0]), int(row[1])
 
 
 def note_wrong(connection: apsw.Connection, attempt: Attempt, now_us: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 import apsw
 
 from alerts.attempts import Parties
+from alerts.notice import Medium
 from alerts.people import hash_of
 
 CONFERENCE: Final = "conference"
@@ -44,6 +45,38 @@ def begin_leg(
         ),
     )  # fmt: skip
     return connection.changes() == 1
+
+
+def note_incoming(
+    connection: apsw.Connection, *, attempt_id: str, provider: str, medium: Medium, parties: Parties, now_us: int
+) -> bool:
+    """A message that came in, or a call that was only heard to ring. False when it is there already."""
+    connection.execute(
+        "INSERT OR IGNORE INTO attempt (attempt_id, provider, alert_id, contact_id, medium, ladder, loop, step,"
+        " address_hash, provider_id, state, reason, tries, started_at_us, ended_at_us, digits, recording, direction,"
+        " role, person_id, caller, callee, created_at_us)"
+        " VALUES (?, ?, '', '', ?, '', 0, 0, ?, ?, ?, '', 1, ?, ?, '', '', 'inbound', ?, ?, ?, ?, ?)",
+        (
+            attempt_id[:200], provider, medium, hash_of(parties.caller), attempt_id[:200],
+            "delivered" if medium == "sms" else "no_answer", now_us, now_us, parties.role, parties.person_id,
+            parties.caller[:200], parties.callee[:500], now_us,
+        ),
+    )  # fmt: skip
+    return connection.changes() == 1
+
+
+def note_result(connection: apsw.Connection, attempt_id: str, provider: str, result: str) -> None:
+    """What a message that came in was taken for."""
+    connection.execute(
+        "UPDATE attempt SET reason = ? WHERE attempt_id = ? AND provider = ?", (result, attempt_id[:200], provider)
+    )
+
+
+def result_of(connection: apsw.Connection, attempt_id: str, provider: str) -> str:
+    row = connection.execute(
+        "SELECT reason FROM attempt WHERE attempt_id = ? AND provider = ?", (attempt_id[:200], provider)
+    ).fetchone()
+    return "unknown" if row is None else str(row[0])
 
 
 def begin_conference(connection: apsw.Connection, *, provider: str, alert_id: str, person_id: str, now_us: int) -> bool:

@@ -282,7 +282,7 @@ def _wrong_number(connection: apsw.Connection, schedule: Schedule, attempt_id: s
     return "opted_out"
 
 
-def take_reply(connection: apsw.Connection, sender: str, text: str, name: str, now_us: int, site: Site) -> str:
+def take_reply(connection: apsw.Connection, sender: str, text: str, name: str, now_us: int, policy: Policy) -> str:
     """A message that somebody sent back. ``name`` is the same when the same message is told again.
 
     It is the answer to the newest message to this number within two days. Returns ``unknown`` (we wrote nothing to this
@@ -306,7 +306,7 @@ def take_reply(connection: apsw.Connection, sender: str, text: str, name: str, n
     if schedule.contact_id:
         return "noted"  # a contact's word is no sign of life of the person
     key = {"well": "1", "help": "2"}[meaning]
-    return _answered(connection, occasion, key, f"reply {key}", name, now_us, site.policy)
+    return _answered(connection, occasion, key, f"reply {key}", name, now_us, policy)
 
 
 def not_said(connection: apsw.Connection, occasion_id: int, reason: str, now_us: int) -> None:

@@ -113,11 +113,6 @@ class CareService:
             ):
                 pass
 
-    async def take_reply(self, sender: str, text: str, key: str) -> str:
-        """A message that came in; ``key`` names it. As care.take_reply; wake the outbox afterwards."""
-        site, now_us = self._site(), self._clock.now_us()
-        return await self._store.write(lambda c: care.take_reply(c, sender, text, f"reply/{key}", now_us, site))
-
 
 # ---- the way out -----------------------------------------------------------------------------------------------------
 

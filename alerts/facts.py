@@ -45,6 +45,7 @@ def facts_of(
     recipient: str,
     link: str,
     timezone: str,
+    replies: bool = False,
 ) -> dict[str, Any]:
     """The variables of every template; text that is not known or not for this role is "". docs/templates.md."""
     person = person or {}
@@ -73,6 +74,7 @@ def facts_of(
         "position": position,
         "map_link": "" if position is None else map_link(position, MAPS[language]),
         "link": link,
+        "replies": replies and role != "group",
         "unverified": not alert.verified,
         "late": alert.late,
         "occurrences": alert.occurrences,

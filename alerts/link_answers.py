@@ -1,8 +1,11 @@
-"""What a contact answers on the page of one alert that a message linked to. In a transaction of the caller."""
+"""What a contact answers to a message: on the page of one alert that it linked to, or by a message back.
+
+In a transaction of the caller.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import apsw
 import msgspec
@@ -15,12 +18,18 @@ from alerts.states import OPEN, Handling
 from gateway.errors import ConflictError
 from gateway.model import Actor
 
-CHANNEL: Final = "link"
 Outcome = Literal["accepted", "declined", "noted", "late"]
 
 
 def answer(
-    connection: apsw.Connection, alert_id: str, contact_id: str, *, going: bool, now_us: int, policy: Policy
+    connection: apsw.Connection,
+    alert_id: str,
+    contact_id: str,
+    *,
+    going: bool,
+    now_us: int,
+    policy: Policy,
+    channel: Literal["link", "sms"] = "link",
 ) -> Outcome:
     """``going``: I am on my way; else: I cannot. Said again, it changes nothing; the other one takes it back.
 
@@ -30,8 +39,8 @@ def answer(
     alert = rows.get(connection, alert_id)
     if alert.handling not in OPEN:
         return "late"
-    actor = Actor("contact", contact_id, role="family", channel=CHANNEL)
-    detail = {"contact_id": contact_id, "medium": CHANNEL, "digits": "1" if going else "2"}
+    actor = Actor("contact", contact_id, role="family", channel=channel)
+    detail = {"contact_id": contact_id, "medium": channel, "digits": "1" if going else "2"}
     rung = ladders.rungs(connection, alert_id).get("family")
     taken_by = "" if rung is None else rung.taken_by
     if going:

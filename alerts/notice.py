@@ -64,6 +64,21 @@ class Told(Struct, frozen=True, kw_only=True):
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+class IncomingMessage(Struct, frozen=True, kw_only=True):
+    """A message that somebody sent to one of our numbers. Personal data: kept in the journal, never logged.
+
+    ``key`` is the same when the provider tells of the same message again. ``sender`` is the number as the provider
+    writes it, ``to`` ours, "" when it does not say. ``received_us`` is when we heard of it.
+    """
+
+    provider: str
+    key: str
+    sender: str
+    text: str
+    received_us: int
+    to: str = ""
+
+
 class Provider(Protocol):
     """A way to reach people. One instance for the life of the process."""
 

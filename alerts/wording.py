@@ -50,8 +50,11 @@ class TooLongError(TemplateError):
 class Wording:
     """A Composer. Reads its files once; rendering needs no file and no network, and is bounded."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """``folder``: the site's ``templates.d``; one that is not there is empty. Raises ConfigError."""
+    def __init__(self, folder: Path | None = None, *, replies: bool = False) -> None:
+        """``folder``: the site's ``templates.d``; one that is not there is empty. ``replies``: what is written back
+        reaches the gateway, so messages say how to answer. Raises ConfigError.
+        """
+        self._replies = replies
         self._failed: set[str] = set()
         self.unused: list[str] = []
         self.files: list[str] = []
@@ -92,7 +95,7 @@ class Wording:
         """Composer."""
         facts = facts_of(
             alert, person, device, words=self._words[language], language=language, role=role, recipient=recipient,
-            link=link, timezone=timezone,
+            link=link, timezone=timezone, replies=self._replies,
         )  # fmt: skip
         text = self.render(medium if medium in TEXTS and medium != "voice" else "sms", language, facts)
         params = {"name": facts["name"], "what": facts["what"], "place": facts["address"], "time": facts["time"]}

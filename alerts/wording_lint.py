@@ -93,13 +93,14 @@ def preview(
     return _measured(words, kind, channel, language, role)
 
 
-def check(folder: Path | None, link: str = "") -> Report:
+def check(folder: Path | None, link: str = "", *, replies: bool = False) -> Report:
     """All that can be known of the templates of a site, with carebell's own behind them. ``link``: as it would be sent.
+    ``replies``: as for Wording.
 
     Every text is rendered for every kind, language and role, with and without what may be missing.
     """
     try:
-        wording = Wording(folder)
+        wording = Wording(folder, replies=replies)
     except ConfigError as error:
         return Report(str(error).splitlines(), [])
     problems = [*_broken(wording)]
@@ -110,9 +111,9 @@ def check(folder: Path | None, link: str = "") -> Report:
     return Report(problems, list(dict.fromkeys(warnings)))
 
 
-def findings(folder: Path | None, link: str = "") -> list[str]:
+def findings(folder: Path | None, link: str = "", *, replies: bool = False) -> list[str]:
     """Problems and warnings in one list, for ``carebell check``."""
-    report = check(folder, link)
+    report = check(folder, link, replies=replies)
     return report.problems + report.warnings
 
 
@@ -173,6 +174,7 @@ def _variants(wording: Wording, language: Language) -> Iterator[dict[str, Any]]:
         )  # fmt: skip
         yield full
         yield full | {"unverified": True, "late": True, "occurrences": 3, "link": "", "emergency": False}
+        yield full | {"replies": role != "group"}
         if full["position"] is not None:
             bare = full["position"] | {"accuracy_m": None, "minutes_old": None, "valid": False}
             yield full | {"position": bare}

@@ -21,6 +21,7 @@ from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
 from alerts.policy import Policy
 from alerts.policy_files import load_policies
+from alerts.replies import Replies
 from alerts.service import AlertService
 from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
@@ -222,7 +223,7 @@ class Parts:
             rng=rng,
             order=self.ways.order,
             link=outdoors.links_for(self.family, self.ways.link),
-            composer=Wording(settings.templates_dir),
+            composer=Wording(settings.templates_dir, replies=settings.notify.replies),
         )
         policy = self.escalation.policy
         self.care = build_care(
@@ -250,7 +251,7 @@ class Parts:
             rng=rng,
         )
         intake.connect(self.escalation.take_told, self.outbox.wake)
-        self.incoming.connect(self.care.service.take_reply, self.outbox.wake)
+        self.incoming.connect(Replies(self.writer, self.clock, policy), self.outbox.wake)
         self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.call_backs = CallBacks(self.desk)

@@ -136,9 +136,12 @@ class OrderSection(Section):
 
 
 class NotifySection(Section):
-    """``alert_url`` is a page of the platform about an alert; ``{id}`` stands for the alert's id."""
+    """``alert_url`` is a page of the platform about an alert; ``{id}`` stands for the alert's id. ``replies``: messages
+    that people send back reach the gateway, so that messages of alerts ask for one.
+    """
 
     alert_url: HttpUrl = ""
+    replies: bool = False
     twilio: TwilioSection = TwilioSection()
     aliyun: AliyunSection = AliyunSection()
     robots: dict[str, RobotSection] = Field({})

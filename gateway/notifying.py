@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import apsw
 import msgspec
 import structlog
 
-from alerts.notice import Medium, Provider, Told
+from alerts.notice import IncomingMessage, Medium, Provider, Told
 from alerts.people import MEDIA
 from gateway.address import host_and_port
 from gateway.api.services import Answered
@@ -21,17 +22,22 @@ from gateway.errors import ConfigError, NotFoundError, StorageError
 from gateway.model import Verdict
 from gateway.ports import Store
 from gateway.registry.people import notice_contacts, notice_device, notice_person
-from gateway.telephones import Telephones
+from gateway.telephones import Telephones, spellings
 
 MODEM: Final = "modem"
+REMEMBERED: Final = 1000
 _log = structlog.get_logger(__name__)
 
 
 class Incoming(Protocol):
-    """What happens to messages and calls that come to the modem. An error means: tell it again later."""
+    """What happens to messages and calls that come in. An error means: tell it again later."""
 
     async def sms(self, message: Any) -> None:
         """An alerts.channels.modem_inbox.IncomingSms. Return once it is kept: then it is deleted from the SIM."""
+        ...
+
+    async def message(self, message: IncomingMessage) -> None:
+        """A message that a carrier tells of. Return once it is kept."""
         ...
 
     async def call(self, call: Any) -> None:
@@ -39,38 +45,63 @@ class Incoming(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """What becomes of messages and calls that come in (alerts.replies.Replies). Raises StorageError."""
+
+    async def take_message(self, provider: str, sender: str, text: str, key: str, to: str = "") -> str: ...
+
+    async def note_call(self, provider: str, number: str, key: str) -> None: ...
+
+
 class JournalIncoming:
-    """Incoming: what comes to the modem is kept as frames of the transport ``modem``, and means what its sender's
-    number and words mean (gateway.telephones). Messages are first offered as replies to ours.
+    """Incoming: what comes in is kept as frames of the transport that brought it, and means what its sender's number
+    and words mean (gateway.telephones). Messages are first offered as replies to ours.
     """
 
     def __init__(self, telephones: Telephones) -> None:
         self._telephones = telephones
-        self._reply: Callable[[str, str, str], Awaitable[str]] | None = None
+        self._answers: Answers | None = None
+        self._kept: deque[str] = deque(maxlen=REMEMBERED)  # the journal takes a stranger's message as often as it comes
         self._wake: Callable[[], None] = lambda: None
 
-    def connect(self, reply: Callable[[str, str, str], Awaitable[str]], wake: Callable[[], None]) -> None:
-        """``reply`` takes sender, text and a key that names the message, and returns ``unknown`` when it is none
-        (CareService.take_reply); ``wake`` is the outbox's.
-        """
-        self._reply, self._wake = reply, wake
+    def connect(self, answers: Answers, wake: Callable[[], None]) -> None:
+        """``wake`` is the outbox's."""
+        self._answers, self._wake = answers, wake
 
     async def sms(self, message: Any) -> None:
+        await self._take(MODEM, message, "")
+
+    async def message(self, message: IncomingMessage) -> None:
+        await self._take(message.provider, message, message.to)
+
+    async def _take(self, provider: str, message: Any, to: str) -> None:
         taken = "unknown"
-        if self._reply is not None and message.sender and message.text:
-            taken = await self._reply(message.sender, message.text, message.key)
+        if message.key in self._kept:
+            return
+        if self._answers is not None:
+            sender = in_e164(message.sender)
+            taken = await self._answers.take_message(provider, sender, message.text, message.key, to)
+            _log.info("message_came_in", provider=provider, result=taken)
             self._wake()
         verdict = await self._telephones.message(
             message.sender, message.text, message.received_us, msgspec.json.encode(message),
-            key=message.key, reply=taken != "unknown",
+            key=message.key, reply=taken != "unknown", transport=provider,
         )  # fmt: skip
-        _kept(verdict)
+        _must_be_kept(verdict)
+        self._kept.append(message.key)
 
     async def call(self, call: Any) -> None:
-        _kept(await self._telephones.call(call.number, call.at_us, msgspec.json.encode(call)))
+        if self._answers is not None:
+            await self._answers.note_call(MODEM, in_e164(call.number), f"ring/{call.number}/{call.at_us}")
+        _must_be_kept(await self._telephones.call(call.number, call.at_us, msgspec.json.encode(call)))
 
 
-def _kept(verdict: Verdict) -> None:
+def in_e164(number: str) -> str:
+    """A number as the registry has it, however a carrier writes it; as it is when it is none."""
+    return next((each for each in spellings(number) if each.startswith("+")), number) if number else ""
+
+
+def _must_be_kept(verdict: Verdict) -> None:
     if verdict is not Verdict.ACCEPTED:
         raise StorageError("not in the journal")
 
@@ -125,6 +156,7 @@ class Ways:
     ) -> None:
         self._clock = clock
         self._told = _nobody if intake is None else intake.told
+        self._message = _nobody if incoming is None else incoming.message
         self.providers: list[Provider] = []
         self.order: dict[Medium, tuple[str, ...]] = {medium: getattr(notify.order, medium) for medium in MEDIA}
         self.link = _link(notify.alert_url)
@@ -154,18 +186,24 @@ class Ways:
         """Raises NotFoundError when this site has no Twilio, StorageError when what was told could not be kept."""
         if self.twilio is None or not self.twilio.media >= {"voice"}:
             raise NotFoundError("no such callback")
-        status, content_type, answer, told = self.twilio.callbacks.handle(path, query, headers, body)
-        if told is not None:
-            await self._told(told)
+        status, content_type, answer, heard = self.twilio.callbacks.handle(path, query, headers, body)
+        if heard is not None:
+            await self._take([heard])
         return status, content_type, answer
 
     async def take_aliyun(self, path: str, body: bytes) -> Answered:
         """Raises as ``take_twilio``."""
         if self.aliyun is None:
             raise NotFoundError("no such callback")
-        status, content_type, answer, told = self.aliyun.handle(path, body)
-        await self._told(*told)
+        status, content_type, answer, heard = self.aliyun.handle(path, body)
+        await self._take(heard)
         return status, content_type, answer
+
+    async def _take(self, heard: Sequence[Told | IncomingMessage]) -> None:
+        await self._told(*(each for each in heard if isinstance(each, Told)))
+        for each in heard:
+            if isinstance(each, IncomingMessage):
+                await self._message(each)
 
     # ---- providers ---------------------------------------------------------------------------------------------------
 

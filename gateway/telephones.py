@@ -87,15 +87,18 @@ class Telephones:
         frame = Frame("modem", "call", number or "withheld", payload, at_us, idempotency_key=self._ring(number))
         return await self._keep(frame, number, [Report(number, Reading(at_us, signals={"sos": True}), at_us=at_us)])
 
-    async def message(self, number: str, text: str, at_us: int, payload: bytes, *, key: str, reply: bool) -> Verdict:
-        """A message that came to the modem. ``reply``: it answers a message of ours, so that only words of help count.
+    async def message(
+        self, number: str, text: str, at_us: int, payload: bytes, *, key: str, reply: bool, transport: str = "modem"
+    ) -> Verdict:
+        """A message that came in, to the modem or through the carrier that ``transport`` names. ``reply``: it answers
+        a message of ours, so that only words of help count.
 
         A cry for help is an SOS, and so is an empty message; anything else that somebody in care writes asks for a
         person to read it. Messages of strangers raise nothing but words of help.
         """
         self.counts["messages"] += 1
         number = number_of(number)
-        frame = Frame("modem", "sms", number or "withheld", payload, at_us, idempotency_key=key)
+        frame = Frame(transport, "sms", number or "withheld", payload, at_us, idempotency_key=key)
         help_wanted = cries_for_help(text)
         signal = "sos" if help_wanted or not text.strip() else "service_call"
         known = Report(number, Reading(at_us, signals={} if reply and not help_wanted else {signal: True}), at_us=at_us)

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from simulators.carrier_calls import Switchboard
 from simulators.carrier_page import PAGE_POLICY, carrier_page
-from simulators.carrier_post import CallbackPoster
+from simulators.carrier_post import CallbackPoster, Posted
 from simulators.carrier_state import (
     API_VERSION,
     ENDED,
@@ -134,6 +134,23 @@ class SimulatedCarrier:
         task = self._group.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+
+    async def text(self, url: str, sender: str, body: str, *, sid: str = "", to: str = NUMBER) -> int:
+        """Somebody writes to one of our customers, whose address for messages is ``url``; the status of its answer.
+
+        ``sid``: that of a message before, which is told again.
+        """
+        sid = sid or new_sid("SM")
+        form = {
+            "AccountSid": self.account_sid, "ApiVersion": API_VERSION, "Body": body, "From": sender, "To": to,
+            "MessageSid": sid, "SmsMessageSid": sid, "SmsSid": sid, "NumMedia": "0", "NumSegments": "1",
+            "SmsStatus": "received",
+        }  # fmt: skip
+        try:
+            await self.poster.ask(url, form)
+        except Posted as answered:
+            return answered.status
+        return 200
 
     async def start(self) -> None:
         """Serve again after ``stop``, on the same port."""

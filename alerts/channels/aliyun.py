@@ -26,7 +26,7 @@ from alerts.channels import aliyun_reports
 from alerts.channels.aliyun_signature import canonical_query, signed_headers
 from alerts.channels.http_request import HttpRequester, read_secret
 from alerts.channels.quota import LimitReachedError, Quota, Window
-from alerts.notice import Medium, Notice, Told
+from alerts.notice import IncomingMessage, Medium, Notice, Told
 from gateway.clock import US_PER_S, Clock, from_us
 from gateway.errors import (
     DeliveryDeferredError,
@@ -196,7 +196,7 @@ class AliyunProvider:
                     break
         return None
 
-    def handle(self, path: str, body: bytes) -> tuple[int, str, bytes, list[Told]]:
+    def handle(self, path: str, body: bytes) -> tuple[int, str, bytes, list[Told | IncomingMessage]]:
         """Answer one pushed batch: status, content type, body, and what was told. ``path`` from /callbacks/aliyun/ on.
 
         The caller stores what was told before it sends the answer: what was not answered is pushed again.
@@ -209,7 +209,7 @@ class AliyunProvider:
             return 400, "text/plain", b"not a batch of receipts", []
         return 200, "application/json", aliyun_reports.CALLBACK_ANSWER, told
 
-    def parse_callback(self, token: str, body: bytes) -> list[Told]:
+    def parse_callback(self, token: str, body: bytes) -> list[Told | IncomingMessage]:
         """What a batch tells that was pushed to the address with ``token``. Alibaba Cloud does not sign what it pushes.
 
         Raises NotFoundError when the token is not ours, UsageError when the body is no batch of receipts.

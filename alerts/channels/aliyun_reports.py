@@ -1,11 +1,12 @@
 """What Alibaba Cloud tells back: answers with a code, pushed receipts of messages and calls, details on request.
 
 Receipts are pushed over HTTP as JSON arrays (``SmsReport``, ``VoiceReport``, ``VoiceCallReport``) and carry the
-``out_id`` that the request had, which is our attempt id.
+``out_id`` that the request had, which is our attempt id. Messages that come in are pushed likewise (``SmsUp``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,12 +15,13 @@ import msgspec
 
 from alerts.channel import ServerFailedError
 from alerts.channels.quota import LimitReachedError
-from alerts.notice import AttemptState, Told
+from alerts.notice import AttemptState, IncomingMessage, Told
 from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefusedError, UsageError
 
 PROVIDER: Final = "aliyun"
 MAX_CALLBACK_BYTES: Final = 1024 * 1024
 MAX_REPORTS: Final = 2000
+MAX_TEXT: Final = 2000
 CALLBACK_ANSWER: Final = '{"code":0,"msg":"成功"}'.encode()
 """What a pushed batch has to be answered with; anything else and it is pushed again."""
 
@@ -78,10 +80,10 @@ def pause_s(message: str) -> float:
     return next((seconds for word, seconds in _PERIODS if word in message), 60.0)
 
 
-def parse_reports(body: bytes, now_us: int) -> tuple[list[Told], int]:
+def parse_reports(body: bytes, now_us: int) -> tuple[list[Told | IncomingMessage], int]:
     """What a pushed batch tells, and how many of its members could not be used (they are nobody's receipt).
 
-    Raises UsageError when the body is no such batch.
+    Messages that came in (``SmsUp``) are pushed in the same form. Raises UsageError when the body is no such batch.
     """
     if len(body) > MAX_CALLBACK_BYTES:
         raise UsageError("the batch of receipts is longer than 1 MiB")
@@ -93,7 +95,8 @@ def parse_reports(body: bytes, now_us: int) -> tuple[list[Told], int]:
         batch = [batch]
     if not isinstance(batch, list) or len(batch) > MAX_REPORTS:
         raise UsageError(f"receipts come as an array of at most {MAX_REPORTS}")
-    told = [report for member in batch if (report := _report(member, now_us)) is not None]
+    heard = [_message(member, now_us) or _report(member, now_us) for member in batch]
+    told = [each for each in heard if each is not None]
     return told, len(batch) - len(told)
 
 
@@ -128,6 +131,18 @@ def call_detail(answer: Any, attempt_id: str, call_id: str, now_us: int) -> Told
     if not code:
         return None
     return _call(attempt_id, call_id, code, digits=_text(data, "dtmf"), duration=_at(data, "duration"), now_us=now_us)
+
+
+def _message(member: Any, now_us: int) -> IncomingMessage | None:
+    """A member of ``SmsUp``. ``sequence_id`` is a number in some of its descriptions and text in others."""
+    sender, content, sequence = _text(member, "phone_number"), _at(member, "content"), _at(member, "sequence_id")
+    if not sender or not isinstance(content, str) or not isinstance(sequence, str | int) or _text(member, "out_id"):
+        return None
+    named = hashlib.sha256(f"{sequence}/{_text(member, 'send_time')}/{sender}".encode()).hexdigest()[:32]
+    return IncomingMessage(
+        provider=PROVIDER, key=f"{PROVIDER}/{named}", sender=sender, text=content[:MAX_TEXT], received_us=now_us,
+        to=_text(member, "dest_code"),
+    )  # fmt: skip
 
 
 def _report(member: Any, now_us: int) -> Told | None:

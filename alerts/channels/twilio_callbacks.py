@@ -23,20 +23,25 @@ from twilio.request_validator import (  # type: ignore[import-untyped] # ships n
 
 from alerts.channels import twilio_twiml
 from alerts.channels.twilio_twiml import Language
-from alerts.notice import AttemptState, Question, Told
+from alerts.notice import AttemptState, IncomingMessage, Question, Told
 from gateway.clock import Clock
 from gateway.errors import NotFoundError, UsageError
 
 PREFIX: Final = "/callbacks/twilio/"
+INCOMING: Final = "incoming/message"
+"""Where Twilio tells of messages that come in. It is set in Twilio's console, so it names no attempt of ours."""
 KINDS: Final = frozenset({"sms", "call", "gather", "amd", "leg", "conference", "recording"})
 OVERRIDES: Final = "#rc=5&rp=all"
 """Twilio tries a callback again up to five times; its default is once, and after a failed connection only."""
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 200
+MAX_TEXT: Final = 2000
+"""Characters of a message that are kept; Twilio joins the parts of a long one to 1,600 at most."""
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,120}")
 _PATH: Final = re.compile(PREFIX + r"([A-Za-z0-9._-]{1,120})/([a-z]{1,20})")
 _XML: Final = "application/xml; charset=utf-8"
 _TEXT: Final = "text/plain; charset=utf-8"
+_NOTHING: Final = twilio_twiml.nothing().encode()
 
 MESSAGE_STATES: Final[Mapping[str, AttemptState]] = {
     "accepted": "queued", "scheduled": "queued", "queued": "queued", "sending": "queued",
@@ -97,27 +102,28 @@ class TwilioCallbacks:
 
     def handle(
         self, path: str, query: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, str, bytes, Told | None]:
+    ) -> tuple[int, str, bytes, Told | IncomingMessage | None]:
         """Answer one POST: status, content type, body, and what was told. ``path`` from /callbacks/twilio/ on, raw.
 
         The caller stores what was told before it sends the answer: Twilio tries again what was not answered.
         """
         match = _PATH.fullmatch(path)
-        if match is None:
-            return 404, _TEXT, b"unknown", None
-        if len(body) > MAX_BODY_BYTES:
-            return 413, _TEXT, b"too long", None
+        if match is None or len(body) > MAX_BODY_BYTES:
+            return (404, _TEXT, b"unknown", None) if match is None else (413, _TEXT, b"too long", None)
         url = f"{self._public_url}{path}" + (f"?{query}" if query else "")
+        now_us = self._clock.now_us()
         try:
             form = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=MAX_FIELDS))
-            heard = self.parse_callback(match[2], url, headers, form, self._clock.now_us())
+            if path == PREFIX + INCOMING:
+                return 200, _XML, _NOTHING, self.parse_message(url, headers, form, now_us)
+            heard = self.parse_callback(match[2], url, headers, form, now_us)
         except NotFoundError:
             return 404, _TEXT, b"unknown", None
         except UsageError:
             return 403, _TEXT, b"refused", None
         except ValueError:
             return 400, _TEXT, b"not a form", None
-        return 200, _XML, (heard.twiml or twilio_twiml.nothing()).encode(), heard.told
+        return 200, _XML, heard.twiml.encode() or _NOTHING, heard.told
 
     def parse_callback(
         self, kind: str, url: str, headers: Mapping[str, str], form: Mapping[str, str], now_us: int
@@ -134,17 +140,37 @@ class TwilioCallbacks:
         self._verify(match[1], url.partition("#")[0], query, headers, form)
         return self._read(match[1], kind, query, form, now_us)
 
+    def parse_message(
+        self, url: str, headers: Mapping[str, str], form: Mapping[str, str], now_us: int
+    ) -> IncomingMessage:
+        """Read a message that came in. ``url`` is the public one, with its query.
+
+        The signature is the whole proof: there is no attempt whose capability could stand in the address. Raises
+        UsageError when signature or account is not right, or what is told is no message.
+        """
+        named = _first(form, "MessageSid", "SmsSid")
+        if not self._is_genuine(url.partition("#")[0], headers, form) or form.get("AccountSid") != self._account_sid:
+            raise UsageError("a callback that is not Twilio's")
+        if not ID.fullmatch(named):
+            raise UsageError("a message without an id")
+        return IncomingMessage(
+            provider="twilio", key=f"twilio/{named}", sender=form.get("From", "")[:80],
+            text=form.get("Body", "")[:MAX_TEXT], received_us=now_us, to=form.get("To", "")[:80],
+        )  # fmt: skip
+
     def _verify(
         self, attempt_id: str, url: str, query: Mapping[str, str], headers: Mapping[str, str], form: Mapping[str, str]
     ) -> None:
+        capability = hmac.compare_digest(query.get("t", "").encode(), self._capability(attempt_id).encode())
+        account = form.get("AccountSid", self._account_sid) == self._account_sid
+        if not (self._is_genuine(url, headers, form) and capability and account):
+            raise UsageError("a callback that is not Twilio's")
+
+    def _is_genuine(self, url: str, headers: Mapping[str, str], form: Mapping[str, str]) -> bool:
         lower = {name.lower(): value for name, value in headers.items()}
         signature = lower.get(SIGNATURE_HEADER.lower(), "")
         algorithm = get_signature_algorithm(lower.get(SIGNATURE_SETTINGS_HEADER.lower(), ""))
-        genuine = self._validator.validate(url, dict(form), signature, algorithm)
-        capability = hmac.compare_digest(query.get("t", "").encode(), self._capability(attempt_id).encode())
-        account = form.get("AccountSid", self._account_sid) == self._account_sid
-        if not (genuine and capability and account):
-            raise UsageError("a callback that is not Twilio's")
+        return bool(self._validator.validate(url, dict(form), signature, algorithm))
 
     def _capability(self, attempt_id: str) -> str:
         digest = hmac.new(self._key, attempt_id.encode(), hashlib.sha256).digest()

@@ -104,7 +104,7 @@ def check_templates(settings: Settings) -> Finding:
     from alerts import wording_lint  # noqa: PLC0415 - keeps `--help` quick
 
     link = settings.notify.alert_url.replace("{id}", "0" * 36)
-    report = wording_lint.check(settings.templates_dir, link)
+    report = wording_lint.check(settings.templates_dir, link, replies=settings.notify.replies)
     return Finding("the words of messages and calls", report.problems, report.warnings)
 
 

@@ -73,7 +73,7 @@ def preview(
 
     settings = settings_of(config, data_dir)
     try:
-        wording = Wording(templates or settings.templates_dir)
+        wording = Wording(templates or settings.templates_dir, replies=settings.notify.replies)
     except ConfigError as error:
         fail(str(error), EXIT_CONFIG)
     shown = made_up(
@@ -108,7 +108,7 @@ def lint(
     from alerts.wording_lint import check  # noqa: PLC0415 - keeps `--help` quick
 
     settings = settings_of(config, data_dir)
-    report = check(templates or settings.templates_dir, _link(settings))
+    report = check(templates or settings.templates_dir, _link(settings), replies=settings.notify.replies)
     if json_output:
         print_json({"problems": report.problems, "warnings": report.warnings})
     else:

@@ -50,9 +50,9 @@ async def _do(world: World, sentence: str) -> None:
         await world.tell(match[1], "", cast("AttemptState", match[2]))
     elif match := re.fullmatch(r"care (message|check) by (sms|voice) at (\d\d:\d\d)(?: to contact (\d))?", sentence):
         await world.plan(match[1], match[2], match[3], f"P-0001.{match[4]}" if match[4] else "")
-    elif match := re.fullmatch(r"person replies (\S+) and it is (\w+)", sentence):
-        result = await world.reply(match[1])
-        assert result == match[2], f"{sentence}: it was {result}"
+    elif match := re.fullmatch(r"(person|contact \d|staff \w+) replies (\S+) and it is (\w+)", sentence):
+        result = await world.reply(match[1], match[2])
+        assert result == match[3], f"{sentence}: it was {result}"
     elif sentence == "person says ok":
         await world.say_ok()
     elif match := re.fullmatch(r"(first|second) provider (fails|works)", sentence):

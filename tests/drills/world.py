@@ -28,6 +28,7 @@ from alerts.orders import DestinationWatch, OrderHandler
 from alerts.outbox import Outbox
 from alerts.policy import Policy
 from alerts.policy_files import load_policies
+from alerts.replies import Replies
 from alerts.rows import Alert
 from alerts.service import AlertService
 from gateway.clock import US_PER_S, from_us, to_us
@@ -222,6 +223,7 @@ class World:
         self.second = Carrier("second", ("voice", "sms"), self)
         self.carriers: list[Provider] = [self.first, self.second] if providers else []
         self.presses = 0
+        self.written = 0
         self.cut_at: tuple[str, int] | None = None
         self.passed: dict[str, int] = {}
         self.cuts = 0
@@ -247,6 +249,7 @@ class World:
             handlers={"order": OrderHandler(policy), **self.escalation.handlers, **self.care.handlers},
             technician=DestinationWatch(policy), rng=random.Random(7), workers=4, poll_s=0.01,
         )  # fmt: skip
+        self.replies = Replies(self.store, self.clock, policy)
         self.service = AlertService(self.store, self.clock, policy, wake=self.outbox.wake)
         self.service._anchor()
 
@@ -352,9 +355,13 @@ class World:
             lambda c: care_rows.add(c, schedule, "Asia/Shanghai", actor=Actor("operator", "U-1"), now_us=now_us)
         )
 
-    async def reply(self, text: str) -> str:
-        """The person writes back."""
-        came = await self.care.service.take_reply("+8613800000001", text, str(self.clock.now_us()))
+    async def reply(self, who: str, text: str) -> str:
+        """``person``, ``contact N`` or a member of the staff writes back."""
+        staff = {f"staff {role}": each.sms or each.voice for role, each in self.book.staff.items()}
+        numbers = {"person": "+8613800000001", **staff}
+        number = numbers.get(who) or f"+861390000000{who.removeprefix('contact ')}"
+        self.written += 1
+        came = await self.replies.take_message("first", number, text, f"m-{self.written}")
         await self.settle()
         return came
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from alerts.channels.aliyun import AliyunProvider, AliyunSettings, SmsTemplate, VoiceTemplate
-from alerts.notice import Medium, Notice, Told
+from alerts.notice import IncomingMessage, Medium, Notice, Told
 from gateway.clock import SystemClock
 from simulators.carrier_aliyun import KEY_ID, KEY_SECRET, SimulatedAliyun
 from simulators.carrier_state import Fault
@@ -43,6 +43,7 @@ class AliyunHarness:
         self.medium = medium
         self.aliyun = aliyun
         self.heard: list[Told] = []
+        self.messages: list[IncomingMessage] = []
         self.providers: list[AliyunProvider] = []
         self._options = options
         self._secret = folder / "key-secret"
@@ -114,7 +115,8 @@ class AliyunHarness:
 
     async def callback(self, request: Request) -> Response:
         status, content_type, answer, told = self.provider.handle(request.url.path, await request.body())
-        self.heard.extend(told)
+        self.heard.extend(each for each in told if isinstance(each, Told))
+        self.messages.extend(each for each in told if isinstance(each, IncomingMessage))
         return Response(answer, status, media_type=content_type)
 
 

@@ -96,7 +96,7 @@ class TwilioHarness:
         status, content_type, answer, told = self.provider.callbacks.handle(
             request.url.path, request.url.query, request.headers, body
         )
-        if told is not None:
+        if isinstance(told, Told):
             self.heard.append(told)
         self.answers.append((status, answer))
         return Response(answer, status, media_type=content_type)

@@ -15,6 +15,7 @@ from alerts.channels.aliyun import callee
 from alerts.channels.aliyun_reports import failure, parse_reports
 from alerts.channels.aliyun_signature import signed_headers
 from alerts.channels.quota import LimitReachedError, Quota, Window
+from alerts.notice import IncomingMessage, Told
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, UsageError
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "aliyun_signatures.json").read_text(encoding="utf-8"))
@@ -107,7 +108,21 @@ json_values = st.recursive(
     max_leaves=8,
 )
 members = st.dictionaries(
-    st.sampled_from(["out_id", "call_id", "biz_id", "status_code", "dtmf", "duration", "success", "err_code"]),
+    st.sampled_from(
+        [
+            "out_id",
+            "call_id",
+            "biz_id",
+            "status_code",
+            "dtmf",
+            "duration",
+            "success",
+            "err_code",
+            "phone_number",
+            "content",
+            "sequence_id",
+        ]
+    ),
     json_values | st.sampled_from(["a-1", "300000", "1", "200000", True]),
 )
 
@@ -117,14 +132,32 @@ def test_any_batch_gives_receipts_or_counts(batch: list[Any]) -> None:
     told, unusable = parse_reports(json.dumps(batch).encode(), 5)
     assert len(told) + unusable == len(batch)
     for report in told:
+        if isinstance(report, IncomingMessage):
+            assert report.sender
+            continue
         assert report.attempt_id
         assert set(report.digits) <= set("0123456789*#")
+
+
+def test_messages_that_come_in() -> None:
+    """As the description of SmsUp has it; ``sequence_id`` is a number in one edition and text in another."""
+    member = {
+        "phone_number": "13800000001", "send_time": "2017-09-01 00:00:00", "content": "好的", "sign_name": "签名",
+        "dest_code": "1234", "sequence_id": 1234567890,
+    }  # fmt: skip
+    batch = [member, member | {"sequence_id": "1234567890"}, member | {"sequence_id": 7}, {"content": "x"}]
+    told, unusable = parse_reports(json.dumps(batch).encode(), 5)
+    assert unusable == 1
+    messages = [each for each in told if isinstance(each, IncomingMessage)]
+    assert [(each.sender, each.text, each.to) for each in messages] == [("13800000001", "好的", "1234")] * 3
+    assert messages[0].key == messages[1].key != messages[2].key
 
 
 def test_the_key_of_a_call_under_way() -> None:
     body = b'[{"status_code":"300000","dtmf":"1","out_id":"a-1","call_id":"7^8","status_time":"2023-03-06 16:21:12"}]'
     (told,), unusable = parse_reports(body, 9)
     assert unusable == 0
+    assert isinstance(told, Told)
     assert (told.attempt_id, told.provider_id, told.state, told.digits, told.at_us) == (
         "a-1",
         "7^8",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped] # ships no types
 
 from alerts.channels.twilio_callbacks import CALL_STATES, MESSAGE_STATES, TwilioCallbacks, told_of
-from alerts.notice import Told
+from alerts.notice import IncomingMessage, Told
 from gateway.clock import VirtualClock
 from gateway.errors import NotFoundError, UsageError
 
@@ -47,7 +47,19 @@ def post(url: str, form: Mapping[str, str], *, callbacks: TwilioCallbacks = CALL
     parts = urlsplit(url)
     headers = {"x-twilio-signature": changed.get("signature", sign(url, form))}
     path = changed.get("path", parts.path.removeprefix("/gw"))
-    return callbacks.handle(path, changed.get("query", parts.query), headers, urlencode(form).encode())
+    status, kind, body, told = callbacks.handle(
+        path, changed.get("query", parts.query), headers, urlencode(form).encode()
+    )
+    assert not isinstance(told, IncomingMessage)
+    return status, kind, body, told
+
+
+def text(form: Mapping[str, str], signature: str = "", query: str = "") -> tuple[int, Any]:
+    """A message comes in."""
+    url = f"{PUBLIC}/callbacks/twilio/incoming/message" + (f"?{query}" if query else "")
+    headers = {"X-Twilio-Signature": signature or sign(url, form)}
+    body = urlencode(form).encode()
+    return CALLBACKS.handle("/callbacks/twilio/incoming/message", query, headers, body)[::3]
 
 
 def test_the_published_vector() -> None:
@@ -152,6 +164,38 @@ def test_the_reader_says_what_is_wrong() -> None:
     for attempt_id in ("", "a/b", "a b", "a?b", "ä", "x" * 121):
         with pytest.raises(UsageError):
             CALLBACKS.url(attempt_id, "sms")
+
+
+MESSAGE = {
+    "AccountSid": ACCOUNT, "MessageSid": "SM9", "From": "+8613800000001", "To": "+15005550006", "Body": "我很好 1",
+    "NumMedia": "0",
+}  # fmt: skip
+
+
+def test_a_message_that_comes_in() -> None:
+    status, message = text(MESSAGE)
+    assert status == 200
+    assert message == IncomingMessage(
+        provider="twilio", key="twilio/SM9", sender="+8613800000001", text="我很好 1", received_us=CLOCK.now_us(),
+        to="+15005550006",
+    )  # fmt: skip
+    assert text(MESSAGE) == (200, message), "told again it has the same key"
+    assert text(MESSAGE, query="x=1")[0] == 200, "the query is signed, too"
+
+
+@pytest.mark.parametrize(
+    ("form", "signature"),
+    [
+        (MESSAGE, "AAAA"), (MESSAGE, sign(f"{PUBLIC}/callbacks/twilio/incoming/message", MESSAGE, "other")),
+        (MESSAGE, sign(f"{PUBLIC}/callbacks/twilio/incoming/message", MESSAGE | {"Body": "x"})),
+        (MESSAGE | {"AccountSid": "AC" + "b" * 32}, ""),
+        ({name: value for name, value in MESSAGE.items() if name != "AccountSid"}, ""),
+        ({name: value for name, value in MESSAGE.items() if name != "MessageSid"}, ""),
+        (MESSAGE | {"MessageSid": "../../x"}, ""),
+    ],
+)  # fmt: skip
+def test_forged_messages_are_refused(form: dict[str, str], signature: str) -> None:
+    assert text(form, signature) == (403, None)
 
 
 def test_what_is_no_callback() -> None:
