@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
 import socket
@@ -196,8 +197,13 @@ class SitePlan(Struct, frozen=True):
     linger_s: float = 0.0
 
 
-async def play(site: Site, devices: int, url: str, plan: SitePlan, *, client_id: str = "") -> dict[str, Any]:
-    """Open, say what the plan says at QoS 1, answer commands. What it came to; JSON-ready. Raises ConnectionError."""
+async def play(
+    site: Site, devices: int, url: str, plan: SitePlan, *, client_id: str = "", enough: asyncio.Event | None = None
+) -> dict[str, Any]:
+    """Open, say what the plan says at QoS 1, answer commands. What it came to; JSON-ready. Raises ConnectionError.
+
+    ``enough`` ends the time that it lingers.
+    """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     taken = Latencies()
@@ -233,7 +239,9 @@ async def play(site: Site, devices: int, url: str, plan: SitePlan, *, client_id:
                         sent_s = loop.time()
                         await client.publish(said.topic, said.payload, qos=1)
                         taken.add(loop.time() - sent_s)
-                await asyncio.sleep(plan.linger_s)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(plan.linger_s):
+                        await (enough or asyncio.Event()).wait()
                 answering.cancel()
     except aiomqtt.MqttError as error:
         raise ConnectionError(str(error)) from error

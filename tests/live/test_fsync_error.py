@@ -81,7 +81,7 @@ def test_a_failed_fsync_ends_the_daemon_and_loses_nothing_acknowledged(tmp_path:
                 while len(driver.acknowledged()) <= 50:
                     await asyncio.sleep(0.05)
             broken.touch()
-            assert await asyncio.to_thread(daemon.wait, 20) == os.EX_TEMPFAIL
+            assert await asyncio.to_thread(daemon.wait, 90) == os.EX_TEMPFAIL
             seen = driver.acknowledged()
             in_journal = {(row["device_id"], int(row["dedup_key"])) for row in rows(data_dir)}
             assert seen <= in_journal

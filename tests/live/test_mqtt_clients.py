@@ -144,10 +144,10 @@ def test_paho_waits_for_the_commit(tmp_path: Path, version: int) -> None:
         async with running(tmp_path) as world:
             world.ingest.verdict = None
             client = await asyncio.to_thread(Device, world.port, version)
-            assert await asyncio.to_thread(client.connected.wait, 5)
+            assert await asyncio.to_thread(client.connected.wait, 60)
             message = client.client.publish(UP, b"{}", qos=1)
-            await asyncio.sleep(0.3)
-            assert len(world.ingest.frames) == 1
+            await world.until(lambda: len(world.ingest.frames) == 1)
+            await asyncio.sleep(0.2)
             assert not message.is_published()
             world.ingest.commit()
             await asyncio.to_thread(message.wait_for_publish, 5)
@@ -162,7 +162,7 @@ def test_paho_is_refused_with_a_wrong_token(tmp_path: Path, version: int) -> Non
     async def main() -> None:
         async with running(tmp_path) as world:
             client = await asyncio.to_thread(Device, world.port, version, token=b"wrong")
-            assert await asyncio.to_thread(client.connected.wait, 5)
+            assert await asyncio.to_thread(client.connected.wait, 60)
             assert client.answer == "Bad user name or password"
             await asyncio.to_thread(client.stop)
 
@@ -174,7 +174,7 @@ def test_paho_gets_what_it_missed(tmp_path: Path, version: int) -> None:
     async def main() -> None:
         async with running(tmp_path) as world:
             client = await asyncio.to_thread(Device, world.port, version, clean=False)
-            assert await asyncio.to_thread(client.connected.wait, 5)
+            assert await asyncio.to_thread(client.connected.wait, 60)
             assert await asyncio.to_thread(client.subscribe, DOWN) == ["Granted QoS 1"]
             await asyncio.to_thread(client.stop)
             for number in range(3):

@@ -126,7 +126,7 @@ def test_a_name_of_another_protocol_opens_nothing(gateway: tuple[Daemon, int]) -
     daemon, port = gateway
     native = "860000000000041"
     carebell("devices", "update", "D-1", "--imei", native, data_dir=daemon.data_dir)
-    time.sleep(0.8)  # until the daemon has seen it
+    time.sleep(2)  # until the daemon has seen it
     script = Gt06Script(native)
     messages = [*script.hello(now()), script.report(Facts(now(), HOME))]
     asyncio.run(talk(port, *(m.payload for m in messages), reply_bytes=20))

@@ -109,7 +109,8 @@ def test_loop_lag_sees_a_held_loop() -> None:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(lag.run())
             await asyncio.sleep(0.2)
-            assert lag.state()[0]
+            while not lag.state()[0]:  # a busy machine holds it by itself
+                await asyncio.sleep(0.1)
             asyncio.get_running_loop().call_soon(__import__("time").sleep, 0.3)
             await asyncio.sleep(0.12)
             while lag.histogram.quantile(1.0) < 0.2:

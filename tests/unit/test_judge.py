@@ -272,6 +272,9 @@ def test_run_fires_what_is_due_and_outlives_a_full_disk(tmp_path: Path, monkeypa
                 await asyncio.sleep(0.05)
                 assert life.alerts.waiting == [], "not due"
                 life.clock.advance(6)
+                async with asyncio.timeout(60):
+                    while not logs or life.judge.ticked_us < T0_US + 6_000_000:
+                        await asyncio.sleep(0.01)
                 await asyncio.sleep(0.05)
             assert [line["event"] for line in logs] == ["rules_not_saved"], "told once"
             assert life.judge.ticked_us == T0_US + 6_000_000

@@ -232,7 +232,7 @@ def test_silence_and_rubbish_end_a_connection() -> None:
         assert counters["closed_framing_total"] == 1
         assert counters["closed_said_nothing_total"] + counters.get("closed_idle_total", 0) == 2
 
-    play(story, identify_s=0.3, idle_s=0.6)
+    play(story, identify_s=1.0, idle_s=1.5)
 
 
 def test_a_connection_with_too_much_in_flight_waits() -> None:
