@@ -41,7 +41,10 @@ class Port:
 
     def __init__(self, link: Path) -> None:
         self.link = link
+        self.readers = 0
+        """How often it was opened, as far as ``read`` has seen."""
         self._far = -1
+        self._was_open = False
 
     def __enter__(self) -> Self:
         self._far, near = os.openpty()
@@ -72,11 +75,15 @@ class Port:
             return
 
     def read(self) -> bytes:
-        """What has come; empty for nothing."""
+        """What has come; empty for nothing. To be called often: it also looks whether the other side is another."""
         try:
-            return os.read(self._far, READ_BYTES)
+            data = os.read(self._far, READ_BYTES)
         except OSError:  # nothing there, or closed on the other side
-            return b""
+            data = b""
+        is_open = self.opened()
+        self.readers += is_open and not self._was_open
+        self._was_open = is_open
+        return data
 
 
 class Unit(Protocol):
@@ -99,7 +106,11 @@ class Unit(Protocol):
 
 
 class CallHost:
-    """Writes a line for each call, and again until it is answered with ACK."""
+    """Writes a line for each call, and again until it is answered with ACK.
+
+    An ACK says not which line it is for: the n-th of a reader is for the n-th line that this reader was told. If a line
+    went lost, one more has to be answered.
+    """
 
     profile = "generic.call_host"
     section: Mapping[str, Any] = MappingProxyType({"codec": "callhost", "point": "word_2", "reply": ACK.decode()})
@@ -108,7 +119,7 @@ class CallHost:
     def __init__(self, port: Port, points: int) -> None:
         self._port = port
         self._points = points
-        self._answers = 0
+        self._reader = self._told = self._answers = 0
         self._turn = asyncio.Lock()
 
     def heard(self, data: bytes) -> None:
@@ -117,13 +128,25 @@ class CallHost:
     async def call(self, number: int, at: datetime, *, emergency: bool) -> None:
         word = "SOS" if emergency else "CALL"
         line = f"{word} {room(number % self._points)} n{number} {at:%H:%M:%S}\r\n".encode("ascii")
-        async with self._turn:  # an answer says not which line it is for
-            self._answers = 0
-            while not self._answers:
-                self._port.write(line)
-                until_s = asyncio.get_running_loop().time() + REPEAT_S
-                while not self._answers and asyncio.get_running_loop().time() < until_s:
-                    await asyncio.sleep(TICK_S)
+        async with self._turn:
+            while not await self._answered(line):
+                pass
+
+    async def _answered(self, line: bytes) -> bool:
+        """Say it to the present reader until that has answered; False when there is another reader now."""
+        if self._reader != self._port.readers:
+            self._reader, self._told, self._answers = self._port.readers, 0, 0
+        wanted = self._told + 1
+        loop = asyncio.get_running_loop()
+        while self._answers < wanted:
+            self._port.write(line)
+            self._told += 1
+            until_s = loop.time() + REPEAT_S
+            while self._answers < wanted and loop.time() < until_s:
+                await asyncio.sleep(TICK_S)
+                if self._reader != self._port.readers:
+                    return False
+        return True
 
 
 class Receiver:
