@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Final
 from xml.sax.saxutils import escape
 
 from msgspec import Struct
 
+T1_S: Final = 0.5
+T2_S: Final = 4.0
 _numbers = itertools.count(1)
 
 
@@ -28,6 +31,7 @@ class Unit:
         self._cid = cid
         self._address = address
         self._transport = transport
+        self.repeated = 0
 
     def message(self, body: str) -> bytes:
         return self.request("MESSAGE", "application/scaip+xml", body)
@@ -48,8 +52,10 @@ class Unit:
         ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
-    async def send(self, body: str, host: str, port: int, *, tries: int = 3, wait_s: float = 2.0) -> Answered:
-        """Send over UDP until it is answered; the document is the answer's, or the MESSAGE's behind it."""
+    async def send(self, body: str, host: str, port: int) -> Answered:
+        """Send over UDP until it is answered, by timers E and F of RFC 3261, 17.1.2.2; the document is the answer's,
+        or that of the MESSAGE behind it, which is answered with 200. Raises ConnectionError after 32 s.
+        """
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -60,24 +66,35 @@ class Unit:
 
         transport, _ = await loop.create_datagram_endpoint(Endpoint, remote_addr=(host, port))
         payload = self.message(body)
+        pause_s, until_s = T1_S, loop.time() + 64 * T1_S
+        status = 0
         try:
-            for _ in range(tries):
-                transport.sendto(payload)
+            transport.sendto(payload)
+            while True:
                 try:
-                    async with asyncio.timeout(wait_s):
-                        return await _whole_answer(came)
+                    async with asyncio.timeout(pause_s):
+                        said = await came.get()
                 except TimeoutError:
+                    if loop.time() >= until_s:
+                        raise ConnectionError("no answer") from None
+                    if not status:  # a response ends the repeating; a lost MESSAGE behind it is repeated to us
+                        transport.sendto(payload)
+                        self.repeated += 1
+                    pause_s = min(T2_S, pause_s * 2)
                     continue
+                head, _, document = said.partition(b"\r\n\r\n")
+                if head.startswith(b"SIP/2.0 "):
+                    status = int(head[8:11])
+                else:
+                    transport.sendto(accepted(said))
+                if status and (document or status != 200):
+                    return Answered(status, document)
         finally:
             transport.close()
-        raise ConnectionError("no answer")
 
 
-async def _whole_answer(came: asyncio.Queue[bytes]) -> Answered:
-    status = 0
-    while True:
-        head, _, body = (await came.get()).partition(b"\r\n\r\n")
-        if head.startswith(b"SIP/2.0 "):
-            status = int(head[8:11])
-        if status and (body or status != 200):
-            return Answered(status, body)
+def accepted(request: bytes) -> bytes:
+    """200 for a request."""
+    kept = (b"via:", b"from:", b"to:", b"call-id:", b"cseq:")
+    lines = [line for line in request.split(b"\r\n\r\n")[0].split(b"\r\n") if line.lower().startswith(kept)]
+    return b"\r\n".join([b"SIP/2.0 200 OK", *lines, b"Content-Length: 0", b"", b""])

@@ -89,6 +89,14 @@ class ScaipCodec:
         """An answer that is a response and a request goes out as two datagrams."""
         return sip.split(reply)
 
+    def asks(self, part: bytes) -> str:
+        """A MESSAGE of ours is known by its Call-ID."""
+        return sip.call_id(part, request=True)
+
+    def settles(self, payload: bytes) -> str:
+        """So is the response to it."""
+        return sip.call_id(payload, request=False)
+
     def declined(self, reply: bytes) -> bytes:
         """503 in place of this reply: the unit turns to its next receiver."""
         first = next(iter(sip.split(reply)), b"")

@@ -155,6 +155,17 @@ def message_back(request: SipMessage, kind: str, body: str) -> bytes:
     return _written(lines, kind, body)
 
 
+def call_id(payload: bytes, *, request: bool) -> str:
+    """The Call-ID of a request, or else of a final response; "" for anything else."""
+    if payload.startswith(b"SIP/2.0 ") is request:
+        return ""
+    try:
+        message = read(payload)
+    except ParseError:
+        return ""
+    return message.first("call-id") if request or message.status >= 200 else ""
+
+
 def courtesy(payload: bytes, source: str) -> bytes | None:
     """What is said at once to what is no MESSAGE: a response or an ACK gets nothing (empty), OPTIONS and REGISTER 200,
     any other method 405. None: it is a MESSAGE, or cannot be read.

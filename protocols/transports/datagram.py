@@ -11,6 +11,7 @@ from gateway.address import host_and_port, shown
 from gateway.clock import Clock
 from gateway.errors import FramingError, TransportError
 from gateway.ports import Directory, Ingest, TerminalCodec
+from protocols.transports.datagram_repeats import LOOK_S, Repeats
 from protocols.transports.terminal_talk import Limits, Switchboard, Talk
 
 DATAGRAM_BYTES: Final = 8192
@@ -61,7 +62,7 @@ class DatagramListener:
         try:
             await self.start()
             while True:
-                await asyncio.sleep(board.limits.sweep_s)
+                await asyncio.sleep(board.limits.sweep_s if board.repeats is None else LOOK_S)
                 board.sweep()
         finally:
             board.closing = True
@@ -87,6 +88,8 @@ class _DatagramBoard(Switchboard):
         self.endpoint: asyncio.DatagramTransport | None = None
         # Where one frame is answered with several datagrams.
         self.split_reply: Callable[[bytes], Sequence[bytes]] | None = getattr(self.codec, "split_reply", None)
+        # Where an answer contains a request of ours, which is repeated until it is answered.
+        self.repeats = Repeats(cast("Any", self.codec), self.clock) if hasattr(self.codec, "settles") else None
         self._peers: dict[tuple[Any, ...], _Peer] = {}
         self._unknown: dict[str, int] = {}
         self.datagrams = 0
@@ -112,6 +115,8 @@ class _DatagramBoard(Switchboard):
         except FramingError:
             frames = []
         for frame in frames or [data]:  # what cannot be cut is kept whole, with the codec's fault
+            if self.repeats is not None:
+                self.repeats.heard(frame)
             self.take(peer, frame)
 
     def _peer(self, address: tuple[Any, ...]) -> _Peer | None:
@@ -150,6 +155,8 @@ class _DatagramBoard(Switchboard):
 
     def sweep(self) -> None:
         """Forget addresses that were silent for long; they stand in the order in which they were heard."""
+        if self.repeats is not None:
+            self.repeats.look()
         oldest_s = self.clock.monotonic_s() - self.idle_s
         while self._peers:
             address, peer = next(iter(self._peers.items()))
@@ -168,6 +175,7 @@ class _DatagramBoard(Switchboard):
             "datagrams_total": self.datagrams,
             **{f"{name}_total": count for name, count in self.counts.items()},
             **{f"dropped_{reason}_total": count for reason, count in sorted(self.dropped.items())},
+            **({} if self.repeats is None else {f"{name}_total": n for name, n in self.repeats.counts.items()}),
         }
 
 
@@ -189,8 +197,8 @@ class _Peer(Talk):
         split = self._board.split_reply
         for reply in replies:
             for part in (reply,) if split is None else split(reply):
-                if part:
-                    self.write(part)
+                if part and self.write(part) and self._board.repeats is not None:
+                    self._board.repeats.sent(part, self.write)
 
     def refused(self, frames: int) -> None:
         """Silence: the terminal sends again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from simulators.scaip import Unit, mrq
+from simulators.scaip import Unit, accepted, mrq
 from simulators.terminals.base import Facts, Message
 
 DEVICES = {"sos": "0003", "fall": "0005", "smoke": "0023", "gas": "0021"}
@@ -57,11 +57,7 @@ class ScaipScript:
 
     def command(self, frame: bytes) -> Message | None:
         """The answer document comes as a MESSAGE, which wants its 200."""
-        if not frame.startswith(b"MESSAGE "):
-            return None
-        kept = (b"via:", b"from:", b"to:", b"call-id:", b"cseq:")
-        lines = [line for line in frame.split(b"\r\n\r\n")[0].split(b"\r\n") if line.lower().startswith(kept)]
-        return Message(b"\r\n".join([b"SIP/2.0 200 OK", *lines, b"Content-Length: 0", b"", b""]))
+        return Message(accepted(frame)) if frame.startswith(b"MESSAGE ") else None
 
     def _said(self, **tags: str) -> Message:
         self._number += 1

@@ -144,6 +144,82 @@ def test_a_resend_over_udp_is_answered_alike_and_named_alike() -> None:
     assert len(set(keys)) == 1
 
 
+class Lossy(asyncio.DatagramProtocol):
+    """Stands before a listener; the first ``lost`` datagrams of each direction vanish."""
+
+    def __init__(self, target: tuple[str, int], lost: int) -> None:
+        self._target = target
+        self._left = {"there": lost, "back": lost}
+        self._client: tuple[Any, ...] | None = None
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        way = "back" if addr[:2] == self._target else "there"
+        self._client = self._client if way == "back" else addr
+        self._left[way] -= 1
+        if self._left[way] < 0 and self._transport is not None:
+            self._transport.sendto(data, self._client if way == "back" else self._target)
+
+
+def test_what_is_lost_over_udp_is_repeated_by_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 3261, 17.1.2.2: the unit repeats its MESSAGE until a response, we repeat ours until the unit's response."""
+    monkeypatch.setattr("simulators.scaip.T1_S", 0.2)
+    monkeypatch.setattr("protocols.transports.datagram_repeats.T1_S", 0.05)
+    monkeypatch.setattr("protocols.transports.datagram.LOOK_S", 0.02)
+
+    async def story(listener: Any, disk: Disk) -> None:
+        line = Lossy(("127.0.0.1", port_of(listener)), 3)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: line, local_addr=("127.0.0.1", 0)
+        )
+        unit = Unit(CID, "127.0.0.1:5060", "UDP")
+        answer = await unit.send(
+            mrq(ref="9", cid=CID, dty="0003", stc="0010"), "127.0.0.1", transport.get_extra_info("sockname")[1]
+        )
+        assert answer.status == 200
+        assert b"<ref>9</ref><snu>0</snu>" in answer.body
+        assert unit.repeated >= 3
+        while listener.switchboard.repeats._owed:  # until the unit's 200 has come
+            await asyncio.sleep(0.01)
+        assert listener.switchboard.repeats.counts["unanswered"] == 0
+        transport.close()
+
+    disk = play(story, DatagramListener)
+    keys = {report.dedup_key for frame in disk.kept for report in frame.reports or ()}
+    assert len(keys) == 1, "one press, however often it came, and no response is kept"
+
+
+def test_a_unit_that_never_answers_our_message_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("T1_S", 0.02), ("T2_S", 0.04), ("GIVE_UP_S", 0.5)):
+        monkeypatch.setattr(f"protocols.transports.datagram_repeats.{name}", value)
+    monkeypatch.setattr("protocols.transports.datagram.LOOK_S", 0.01)
+
+    async def story(listener: Any, disk: Disk) -> None:
+        came: list[bytes] = []
+
+        class Peer(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, addr: object) -> None:
+                came.append(data)
+
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            Peer, remote_addr=("127.0.0.1", port_of(listener))
+        )
+        transport.sendto(alarm(transport="UDP"))
+        counts = listener.switchboard.repeats.counts
+        while not counts["unanswered"]:
+            await asyncio.sleep(0.01)
+        assert not listener.switchboard.repeats._owed
+        while len(came) < 2 + counts["repeated"]:
+            await asyncio.sleep(0.01)
+        assert len({message for message in came if message.startswith(b"MESSAGE ")}) == 1, "the same one each time"
+        transport.close()
+
+    play(story, DatagramListener)
+
+
 def test_over_tls(tmp_path: Path) -> None:
     certificate, key = certificate_for(tmp_path, "127.0.0.1")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -197,7 +273,7 @@ def test_sipp(tmp_path: Path, kind: Any, mode: str) -> None:
     async def story(listener: Any, disk: Disk) -> None:
         process = await asyncio.create_subprocess_exec(
             "sipp", f"127.0.0.1:{port_of(listener)}", "-sf", "unit.xml", "-m", "100", "-r", "200", "-t", mode,
-            "-i", "127.0.0.1", "-p", str(free_port()), "-nostdin", "-timeout", "10s",
+            "-i", "127.0.0.1", "-p", str(free_port()), "-nostdin", "-timeout", "50s",
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await process.communicate()
