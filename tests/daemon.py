@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -23,8 +22,6 @@ from gateway.registry.persons import add_person
 from gateway.storage.database import FILE_NAME, open_database
 
 READY_S = 120.0
-PORTS = (15_000, 32_000)
-_any = random.SystemRandom()  # what tests draw is the same in every worker
 ACTOR = Actor("system", "test")
 
 

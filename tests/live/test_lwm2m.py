@@ -154,7 +154,7 @@ def test_lwm2m_1_1(tmp_path: Path) -> None:
         for endpoint, secret in (("D-1", "wrong"), ("D-9", token)):
             with pytest.raises(NotAcknowledgedError, match=r"answered 4\.03"):
                 await Lwm2mButton("127.0.0.1", daemon.coap_port, endpoint, secret).start()
-        button = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token, lifetime_s=3)
+        button = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token, lifetime_s=600)
         await button.start()
         assert button.peer is not None
         async with asyncio.timeout(60):
@@ -172,12 +172,15 @@ def test_lwm2m_1_1(tmp_path: Path) -> None:
         stranger = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token)
         stranger.peer = await type(button.peer).connect("127.0.0.1", daemon.coap_port)
         assert await stranger.send(sos="/3347/0/5500") == wire.NOT_FOUND
+        brief = Lwm2mButton("127.0.0.1", daemon.coap_port, "D-1", token, lifetime_s=2)
+        await brief.start()
+        assert await button.update() == wire.NOT_FOUND, "a new registration takes the place of the old one"
         await asyncio.to_thread(
             until, lambda: any(one.get("signal") == "connection_lost" and one["active"] for one in observed(data_dir))
         )  # its lifetime ended
-        assert await button.update() == wire.NOT_FOUND
-        button.close()
-        stranger.close()
+        assert await brief.update() == wire.NOT_FOUND
+        for client in (button, stranger, brief):
+            client.close()
         await asyncio.sleep(0)
 
     with Daemon(data_dir) as daemon:

@@ -79,11 +79,13 @@ class Registrations:
         self.by_id: dict[str, Registration] = {}
         self.by_device: dict[str, Registration] = {}
         self.by_token: dict[bytes, Registration] = {}
+        self.by_address: dict[tuple[str, int], Registration] = {}
         self.changed: set[str] = set()
 
     def add(self, registration: Registration) -> None:
         self.by_id[registration.id] = registration
         self.by_device[registration.device_id] = registration
+        self.by_address[registration.host, registration.port] = registration
         for token in registration.observations:
             self.by_token[token] = registration
 
@@ -91,9 +93,24 @@ class Registrations:
         self.by_id.pop(registration.id, None)
         if self.by_device.get(registration.device_id) is registration:
             del self.by_device[registration.device_id]
+        self._leave(registration)
         for token in registration.observations:
             self.by_token.pop(token, None)
         self.changed.discard(registration.id)
+
+    def move(self, registration: Registration, host: str, port: int) -> None:
+        """Note the address that it speaks from now."""
+        if (registration.host, registration.port) == (host, port):
+            return
+        self._leave(registration)
+        registration.host, registration.port = host, port
+        if self.by_id.get(registration.id) is registration:
+            self.by_address[host, port] = registration
+
+    def _leave(self, registration: Registration) -> None:
+        address = registration.host, registration.port
+        if self.by_address.get(address) is registration:
+            del self.by_address[address]
 
     def observe(self, registration: Registration, observation: Observation) -> None:
         registration.observations[observation.token] = observation

@@ -336,9 +336,11 @@ class Lwm2mServer:
         known.remote, known.messages = remote, messages
         known.heard_s = self._clock.monotonic_s()
         if isinstance(remote, PlainAddress):
-            known.scheme, known.host, known.port = "coap", remote.host, int(remote.sockaddr[1])
+            known.scheme = "coap"
+            self.known.move(known, remote.host, int(remote.sockaddr[1]))
         else:
-            known.scheme, known.host = str(remote.scheme), str(remote.hostinfo).rpartition(":")[0]
+            known.scheme = str(remote.scheme)
+            self.known.move(known, str(remote.hostinfo).rpartition(":")[0], known.port)
 
     # ---- Send (1.1) --------------------------------------------------------------------------------------------------
 
@@ -361,14 +363,16 @@ class Lwm2mServer:
         return Message(code=codes.CHANGED)
 
     def _sender(self, asked: Asked) -> Registration | None:
-        """The registration of whoever sends: by proof, else by the address that it registered from."""
+        """The registration of whoever sends: by proof, else by the address that it spoke from last, which outlives
+        a restart.
+        """
         if asked.proved:
             return self.known.by_device.get(asked.proved)
         remote = asked.request.remote
-        for known in self.known.by_id.values():
-            if not known.secured and known.host == asked.host and known.remote == remote:
-                return known
-        return None
+        if not isinstance(remote, PlainAddress):
+            return None
+        known = self.known.by_address.get((remote.host, int(remote.sockaddr[1])))
+        return known if known is not None and not known.secured and known.scheme == "coap" else None
 
     # ---- requests to clients -----------------------------------------------------------------------------------------
 
