@@ -24,7 +24,8 @@ from alerts.people import NoticeSource, contact_of, hash_of, zone_of
 from alerts.policy import HOUR_US, MINUTE_US, Policy
 from alerts.technical import raise_technical
 from gateway.clock import from_us
-from gateway.model import Clear, Raise, Severity
+from gateway.errors import UsageError
+from gateway.model import Actor, Clear, Raise, Severity
 
 LANE: Final = "care"
 MESSAGE_LATE_US: Final = 2 * HOUR_US
@@ -307,6 +308,33 @@ def take_reply(connection: apsw.Connection, sender: str, text: str, name: str, n
         return "noted"  # a contact's word is no sign of life of the person
     key = {"well": "1", "help": "2"}[meaning]
     return _answered(connection, occasion, key, f"reply {key}", name, now_us, policy)
+
+
+def told_by(
+    connection: apsw.Connection, person_id: str, answer: str, *, actor: Actor, now_us: int, policy: Policy
+) -> list[dict[str, Any]]:
+    """Somebody of the site has talked to the person, who is ``well`` or needs ``help``. Audited.
+
+    Well: what is being asked is answered, and what a silence raised is no longer active. Help: an ``sos`` (P1). Returns
+    the person's newest occasions. Raises UsageError.
+    """
+    if answer not in ("well", "help"):
+        raise UsageError("answer: well or help")
+    name = f"told/{uuid.uuid4()}"
+    how = f"told {actor.id}"
+    asked = care_rows.asking(connection, person_id)
+    sign_of_life(connection, person_id, name, how, now_us, now_us, policy)
+    care_rows.note_answer(connection, person_id, answer, actor, now_us)
+    if answer == "help":
+        effect = Raise(
+            effect_id=f"care/{name}/sos", kind="sos", severity=Severity.P1, person_id=person_id, device_id="", seq=0,
+            occurred_at_us=now_us, received_at_us=now_us, rule_id="care.told", rule_version="1",
+            evidence={"reported_by": actor.id},
+        )  # fmt: skip
+        applied = apply_effects(connection, [effect], now_us, policy)
+        for occasion in asked:
+            care_rows.end(connection, occasion.id, "help", how, now_us, (applied.raised or applied.changed)[0])
+    return care_rows.list_occasions(connection, person_id=person_id, limit=10)
 
 
 def not_said(connection: apsw.Connection, occasion_id: int, reason: str, now_us: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import apsw
+import msgspec
 from msgspec import Struct
 
 from alerts.filters import where
@@ -88,6 +90,37 @@ def is_quiet(clock: str) -> bool:
     return clock >= QUIET_FROM or clock < QUIET_UNTIL
 
 
+CHANGEABLE: Final = ("medium", "at", "days", "words", "since", "wait_minutes", "tries")
+"""What may be changed of a schedule; for another person, contact or kind there is another one."""
+
+
+def new_schedule(
+    person_id: str,
+    *,
+    kind: str,
+    at: str,
+    name: str = "",
+    contact_id: str = "",
+    medium: str = "voice",
+    days: str = "1234567",
+    words: str = "",
+    since: str = "05:00",
+    wait_minutes: int = 15,
+    tries: int = 2,
+) -> Schedule:
+    """A schedule to be added; without ``name`` it is called by person, contact, kind and time."""
+    whose = f"{person_id}-{contact_id}" if contact_id else person_id
+    return Schedule(
+        id=name or f"{whose}-{kind}-{at.replace(':', '')}", person_id=person_id, contact_id=contact_id, kind=kind,
+        medium=medium, at=at, days=_sorted(days), words=words.strip(), since=since, wait_minutes=wait_minutes,
+        tries=tries, next_at_us=0,
+    )  # fmt: skip
+
+
+def _sorted(days: str) -> str:
+    return "".join(sorted(set(days)))
+
+
 def add(connection: apsw.Connection, schedule: Schedule, timezone: str, *, actor: Actor, now_us: int) -> dict[str, Any]:
     """A new schedule; audited. ``next_at_us`` is made here. Raises UsageError and ConflictError."""
     _check(schedule)
@@ -129,6 +162,54 @@ def _check(schedule: Schedule) -> None:
         raise UsageError("since: earlier in the day than the check")
 
 
+def change(
+    connection: apsw.Connection,
+    schedule_id: str,
+    changes: Mapping[str, Any],
+    timezone: str,
+    *,
+    actor: Actor,
+    now_us: int,
+) -> dict[str, Any]:
+    """Change members of CHANGEABLE; audited. A question that is under way goes on as it began.
+
+    Raises NotFoundError and UsageError.
+    """
+    if strange := sorted(set(changes) - set(CHANGEABLE)):
+        raise UsageError(f"{', '.join(strange)}: only {', '.join(CHANGEABLE)} can be changed")
+    before = _active(connection, schedule_id)
+    after = msgspec.structs.replace(before, **changes)
+    after = msgspec.structs.replace(after, days=_sorted(after.days), words=after.words.strip())
+    _check(after)
+    if (after.at, after.days) != (before.at, before.days):
+        next_us = next_time(after.at, after.days, zone_of(timezone), now_us)
+        after = msgspec.structs.replace(after, next_at_us=next_us)
+    if after == before:
+        return show(connection, schedule_id)
+    connection.execute(
+        "UPDATE care_schedule SET medium = ?, at = ?, days = ?, words = ?, since = ?, wait_minutes = ?, tries = ?,"
+        " next_at_us = ?, updated_at_us = ? WHERE id = ?",
+        (
+            after.medium, after.at, after.days, after.words, after.since, after.wait_minutes, after.tries,
+            after.next_at_us, now_us, schedule_id,
+        ),
+    )  # fmt: skip
+    shown = show(connection, schedule_id)
+    _note(connection, "care_changed", schedule_id, shown, actor, now_us)
+    return shown
+
+
+def _active(connection: apsw.Connection, schedule_id: str) -> Schedule:
+    """Raises NotFoundError for one that is not there or was removed."""
+    row = connection.execute(
+        f"SELECT {_SCHEDULE} FROM care_schedule WHERE id = ? AND state = 'active'",  # noqa: S608 - columns of ours
+        (schedule_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no care schedule {schedule_id}")
+    return _schedule(row)
+
+
 def remove(connection: apsw.Connection, schedule_id: str, *, actor: Actor, now_us: int) -> None:
     """Nothing more is said on it; a question that is under way is dropped. Raises NotFoundError."""
     connection.execute(
@@ -162,8 +243,10 @@ def get(connection: apsw.Connection, schedule_id: str) -> Schedule:
     return _schedule(row)
 
 
-def show(connection: apsw.Connection, schedule_id: str) -> dict[str, Any]:
-    """A schedule for people to read; its words are not in it, they may name somebody. Raises NotFoundError."""
+def show(connection: apsw.Connection, schedule_id: str, *, with_words: bool = False) -> dict[str, Any]:
+    """A schedule for people to read. Its own words may name somebody: they are in it only where they are asked for,
+    and never in the audit. Raises NotFoundError.
+    """
     schedule = get(connection, schedule_id)
     shown: dict[str, Any] = {
         name: getattr(schedule, name) for name in Schedule.__struct_fields__ if name not in ("words", "next_at_us")
@@ -172,16 +255,24 @@ def show(connection: apsw.Connection, schedule_id: str) -> dict[str, Any]:
     shown["next_at"] = iso(schedule.next_at_us)
     if schedule.kind != "check":
         shown = {name: value for name, value in shown.items() if name not in ("since", "wait_minutes", "tries")}
-    return shown
+    return {**shown, "words": schedule.words} if with_words else shown
 
 
-def list_schedules(connection: apsw.Connection, *, person_id: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+def show_active(connection: apsw.Connection, schedule_id: str) -> dict[str, Any]:
+    """One that is in force, with its words. Raises NotFoundError."""
+    return show(connection, _active(connection, schedule_id).id, with_words=True)
+
+
+def list_schedules(
+    connection: apsw.Connection, *, person_id: str = "", limit: int = 1000, with_words: bool = False
+) -> list[dict[str, Any]]:
+    """Those that are in force, by their ids."""
     asked, values = where((True, "state = 'active'", ()), (person_id, "person_id = ?", (person_id,)))
     rows: list[Any] = connection.execute(
         f"SELECT id FROM care_schedule{asked} ORDER BY id LIMIT ?",  # noqa: S608 - columns of ours
         (*values, max(1, min(limit, 10_000))),
     ).fetchall()
-    return [show(connection, schedule_id) for (schedule_id,) in rows]
+    return [show(connection, schedule_id, with_words=with_words) for (schedule_id,) in rows]
 
 
 def next_time(at: str, days: str, zone: ZoneInfo, after_us: int) -> int:
@@ -293,6 +384,7 @@ def list_occasions(connection: apsw.Connection, *, person_id: str = "", limit: i
     for row in rows:
         each = _occasion(row)
         view = {name: getattr(each, name) for name in ("schedule_id", "person_id", "day", "state", "tries", "reached")}
+        view["id"] = each.id
         view |= {"reason": each.reason or None, "alert_id": each.alert_id, "begun_at": iso(each.begun_at_us)}
         view["due_at"] = None if each.due_at_us is None else iso(each.due_at_us)
         view["ended_at"] = None if each.ended_at_us is None else iso(each.ended_at_us)
@@ -350,13 +442,21 @@ def has_opted_out(connection: apsw.Connection, person_id: str, contact_id: str, 
     return row is not None
 
 
-def list_opt_outs(connection: apsw.Connection) -> list[dict[str, Any]]:
+def list_opt_outs(connection: apsw.Connection, *, person_id: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+    asked, values = where((person_id, "person_id = ?", (person_id,)))
     return [
         {"person_id": person, "contact_id": contact or None, "medium": medium or None, "at": iso(at_us), "actor": actor}
         for person, contact, medium, at_us, actor in connection.execute(
-            "SELECT person_id, contact_id, medium, at_us, actor FROM care_opt_out ORDER BY person_id, contact_id"
+            f"SELECT person_id, contact_id, medium, at_us, actor FROM care_opt_out{asked}"  # noqa: S608 - ours
+            " ORDER BY person_id, contact_id, medium LIMIT ?",
+            (*values, max(1, min(limit, 10_000))),
         )
     ]
+
+
+def note_answer(connection: apsw.Connection, person_id: str, answer: str, actor: Actor, now_us: int) -> None:
+    """Somebody of the site says what the person said."""
+    _note(connection, "care_answered", person_id, {"person_id": person_id, "answer": answer}, actor, now_us)
 
 
 def note_sign(connection: apsw.Connection, person_id: str, at_us: int) -> None:

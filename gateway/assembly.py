@@ -12,6 +12,7 @@ from typing import Any, Final
 import apsw
 
 from alerts import escalation
+from alerts.care_desk import CareDesk
 from alerts.care_messages import SignsOfLife, build_care
 from alerts.channels.order_api import OrderApi
 from alerts.conference_desk import Conferences
@@ -395,6 +396,7 @@ class Parts:
             push=self.push,
             cti=self.cti,
             orders=self.order_desk,
+            care=CareDesk(self.writer, clock, self.escalation.policy, wake=self.outbox.wake),
             live=self.states,
             conferences=self._conferences(),
             limits=lambda person_id: self.engine.limits(person_id, clock.now_us()),

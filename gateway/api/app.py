@@ -16,6 +16,7 @@ from gateway.api.routes import (
     audit,
     callbacks,
     calls,
+    care,
     commands,
     conference,
     contacts,
@@ -53,8 +54,8 @@ BODY_TIMEOUT_S: Final = 15.0
 
 # Observations come before persons, commands before devices: /persons/<id>/latest, /devices/<id>/commands are theirs.
 _MODULES: Final = (
-    observations, persons, contacts, places, commands, devices, keys, profiles, conference, alerts, orders, events,
-    events_ws, exports, fhir,
+    observations, persons, contacts, places, commands, devices, keys, profiles, conference, alerts, orders, care,
+    events, events_ws, exports, fhir,
     outbox, calls, audit, emqx,
 )  # fmt: skip
 _HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]

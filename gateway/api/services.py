@@ -100,6 +100,34 @@ class OrderCases(Protocol):
     ) -> dict[str, Any]: ...
 
 
+class Care(Protocol):
+    """Caring messages and checks (alerts.care_desk.CareDesk). Views are JSON-ready dicts. Raise as ports.AlertDesk."""
+
+    async def schedules(self, *, person_id: str = "", limit: int = 100) -> list[dict[str, Any]]: ...
+
+    async def schedule(self, schedule_id: str) -> dict[str, Any]: ...
+
+    async def add(
+        self, person_id: str, members: Mapping[str, Any], timezone: str, *, actor: Actor
+    ) -> dict[str, Any]: ...
+
+    async def change(
+        self, schedule_id: str, changes: Mapping[str, Any], timezone: str, *, actor: Actor
+    ) -> dict[str, Any]: ...
+
+    async def stop(self, schedule_id: str, *, actor: Actor) -> None: ...
+
+    async def opt_outs(self, *, person_id: str = "", limit: int = 100) -> list[dict[str, Any]]: ...
+
+    async def opt_out(self, person_id: str, contact_id: str, medium: str, *, actor: Actor) -> list[dict[str, Any]]: ...
+
+    async def opt_in(self, person_id: str, contact_id: str, *, actor: Actor) -> None: ...
+
+    async def occasions(self, *, person_id: str = "", limit: int = 100) -> list[dict[str, Any]]: ...
+
+    async def answer(self, person_id: str, answer: str, *, actor: Actor) -> list[dict[str, Any]]: ...
+
+
 class LiveStates(Protocol):
     """The live state of devices and persons (gateway.live_states.LiveStates). Views are JSON-ready dicts."""
 
@@ -157,6 +185,7 @@ class Services:
     cti: Any = None
     """The receiver of calls that a telephone system tells of, an ASGI callable; None: there is none."""
     orders: OrderCases | None = None
+    care: Care | None = None
     live: LiveStates | None = None
     conferences: Conferences | None = None
     limits: Callable[[str], list[dict[str, Any]]] | None = None

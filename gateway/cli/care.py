@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.common import ConfigOption, DataDirOption, JsonOption, open_journal, print_json
+from gateway.cli.common import ConfigOption, DataDirOption, JsonOption, open_journal, print_json, settings_of
+from gateway.cli.orders import AsOption
 from gateway.clock import SystemClock
 from gateway.model import Actor
 
 care = typer.Typer(help="Care.", no_args_is_help=True, add_completion=False)
 
 PersonArgument = Annotated[str, typer.Argument(metavar="PERSON", help="Whose care it is.")]
+NameArgument = Annotated[str, typer.Argument(metavar="ID", help="The schedule's name.")]
 PersonOption = Annotated[str, typer.Option("--person", metavar="P", help="Only this person's.")]
 ContactOption = Annotated[str, typer.Option("--contact", metavar="C", help="Of a contact, not of the person.")]
-AsOption = Annotated[str, typer.Option("--as", metavar="OPERATOR", help="Who acts; the login name without it.")]
 
 
 @care.command()
@@ -41,17 +42,15 @@ def add(
     json_output: JsonOption = False,
 ) -> None:
     """One more schedule. Example: carebell care add P-0001 --check --at 09:00"""
-    from alerts.care_rows import Schedule  # noqa: PLC0415 - keeps `--help` quick
-    from alerts.care_rows import add as add_row  # noqa: PLC0415
+    from alerts.care_rows import add as add_row  # noqa: PLC0415 - keeps `--help` quick
+    from alerts.care_rows import new_schedule  # noqa: PLC0415
     from gateway.errors import UsageError  # noqa: PLC0415
     from gateway.registry.contacts import show_contact  # noqa: PLC0415
     from gateway.registry.persons import show_person  # noqa: PLC0415
 
-    kind = "check" if check else "message"
-    schedule = Schedule(
-        id=name or f"{person}-{contact + '-' if contact else ''}{kind}-{at.replace(':', '')}", person_id=person,
-        contact_id=contact, kind=kind, medium=medium, at=at, days="".join(sorted(set(days))), words=words.strip(),
-        since=since, wait_minutes=wait, tries=tries, next_at_us=0,
+    schedule = new_schedule(
+        person, name=name, contact_id=contact, kind="check" if check else "message", medium=medium, at=at, days=days,
+        words=words, since=since, wait_minutes=wait, tries=tries,
     )  # fmt: skip
     with open_journal(config, data_dir) as connection, connection:
         timezone = str(show_person(connection, person)["timezone"])
@@ -76,8 +75,40 @@ def list_schedules(
 
 
 @care.command()
+def change(
+    name: NameArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    medium: Annotated[str | None, typer.Option("--by", help="sms or voice.")] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="HH:MM", help="In the person's time zone.")] = None,
+    days: Annotated[str | None, typer.Option("--days", help="1 is Monday, 7 is Sunday.")] = None,
+    words: Annotated[str | None, typer.Option("--words", help="What to say; '' for the standard words.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="HH:MM", help="A sign after this counts.")] = None,
+    wait: Annotated[int | None, typer.Option("--wait", metavar="MINUTES", help="For the answer.")] = None,
+    tries: Annotated[int | None, typer.Option("--tries", help="How often it is asked.")] = None,
+    operator: AsOption = "",
+    json_output: JsonOption = False,
+) -> None:
+    """What is given is different from now on. Example: carebell care change P-0001-check-0900 --at 08:30"""
+    from alerts.care_rows import change as change_row  # noqa: PLC0415 - keeps `--help` quick
+    from alerts.care_rows import show_active  # noqa: PLC0415
+    from gateway.registry.persons import show_person  # noqa: PLC0415
+
+    given = {
+        "medium": medium, "at": at, "days": days, "words": words, "since": since, "wait_minutes": wait, "tries": tries,
+    }  # fmt: skip
+    changes = {member: value for member, value in given.items() if value is not None}
+    with open_journal(config, data_dir) as connection, connection:
+        timezone = str(show_person(connection, show_active(connection, name)["person_id"])["timezone"])
+        now_us = SystemClock().now_us()
+        shown = change_row(connection, name, changes, timezone, actor=_actor(operator), now_us=now_us)
+    _print(shown, json_output=json_output)
+
+
+@care.command()
 def remove(
-    name: Annotated[str, typer.Argument(metavar="ID", help="The schedule's name.")],
+    name: NameArgument,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     *,
@@ -126,6 +157,46 @@ def optin(
     with open_journal(config, data_dir) as connection, connection:
         opt_in(connection, person, contact, actor=_actor(operator), now_us=SystemClock().now_us())
     print(f"{contact or person}: in care again")
+
+
+@care.command()
+def optouts(
+    config: ConfigOption = None, data_dir: DataDirOption = None, *, person: PersonOption = "",
+    json_output: JsonOption = False,
+) -> None:  # fmt: skip
+    """Who does not want it. Example: carebell care optouts --json"""
+    from alerts.care_rows import list_opt_outs  # noqa: PLC0415 - keeps `--help` quick
+
+    with open_journal(config, data_dir, read_only=True) as connection, connection:
+        found = list_opt_outs(connection, person_id=person, limit=10_000)
+    for each in found:
+        if json_output:
+            print_json(each)
+        else:
+            print(f"person {each['person_id']}  contact {each['contact_id'] or '-'}  {each['medium'] or 'all'}"
+                  f"  since {each['at']}  by {each['actor']}")  # fmt: skip
+
+
+@care.command()
+def answer(
+    person: PersonArgument,
+    said: Annotated[str, typer.Argument(metavar="well|help", help="What the person said.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    *,
+    operator: AsOption = "",
+) -> None:
+    """You talked to them: well answers what is asked, help is an SOS. Example: carebell care answer P-0001 well"""
+    from alerts.care import told_by  # noqa: PLC0415 - keeps `--help` quick
+    from alerts.policy import Policy  # noqa: PLC0415
+    from gateway.registry.persons import show_person  # noqa: PLC0415
+
+    policy = Policy(site=settings_of(config, data_dir).site)
+    with open_journal(config, data_dir) as connection, connection:
+        show_person(connection, person)
+        now_us = SystemClock().now_us()
+        told_by(connection, person, said, actor=_actor(operator), now_us=now_us, policy=policy)
+    print(f"{person}: {'an SOS is raised' if said == 'help' else 'noted as a sign of life'}")
 
 
 @care.command()

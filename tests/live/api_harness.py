@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import apsw
 import httpx2
 
+from alerts.care_desk import CareDesk
 from alerts.order_desk import OrderDesk
 from alerts.policy import Policy
 from device_profiles.loader import load_profiles
@@ -263,6 +264,7 @@ class Site:
             commands=CommandDesk(self.store, self.clock, self.catalog, lambda: None),
             ingest=HttpIngest(ingest=self.ingest, credentials=devices, directory=devices, clock=SystemClock()),
             orders=OrderDesk(self.store, self.clock, Policy(), wake=lambda: None),
+            care=CareDesk(self.store, self.clock, Policy(), wake=lambda: None),
             versions={"carebell": "0.1.0"},
         )
         self.server: ApiServer

@@ -310,9 +310,20 @@ def test_the_commands(tmp_path: Path) -> None:
     run("care", "add", "P-1", "--contact", "C-1", "--by", "sms", "--at", "18:00", "--words", "好")
     run("care", "add", "P-1", "--contact", "C-9", "--by", "sms", "--at", "18:00", code=1)
     assert run("care", "list", "--person", "P-1").count("\n") == 2
+    changed = json.loads(run("care", "change", "P-1-check-0900", "--at", "08:30", "--tries", "3", "--json"))
+    assert (changed["at"], changed["tries"], changed["wait_minutes"]) == ("08:30", 3, 15)
+    run("care", "change", "P-1-check-0900", "--at", "22:00", code=2)
+    run("care", "change", "P-9-check", "--at", "08:00", code=1)
+    run("care", "answer", "P-1", "well")
+    run("care", "answer", "P-1", "maybe", code=2)
+    run("care", "answer", "P-9", "well", code=1)
+    assert run("alerts", "list") == ""
+    run("care", "answer", "P-1", "help")
+    assert "sos" in run("alerts", "list", "--open", "--person", "P-1")
     run("care", "remove", "P-1-check-0900")
     assert run("care", "list").count("\n") == 1
     run("care", "optout", "P-1", "--by", "sms")
+    assert "sms" in run("care", "optouts", "--person", "P-1")
     run("care", "optin", "P-1")
     run("care", "optin", "P-1", code=1)
     assert run("care", "log") == ""
