@@ -109,6 +109,9 @@ class MqttLink:
                         if answer is not None:
                             await client.publish(f"carebell/{self._device_id}/up", answer, qos=1, timeout=10)
             except (aiomqtt.MqttError, OSError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # a connection reset while it closes
+                    raise asyncio.CancelledError from error
                 self.last_error = str(error)
             finally:
                 self._lost()
@@ -135,6 +138,9 @@ class MqttLink:
                     finally:
                         self._waiting.discard(scope)
             except (aiomqtt.MqttError, OSError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # a connection reset while it closes
+                    raise asyncio.CancelledError from error
                 self.last_error = str(error)
                 await asyncio.sleep(0.05)
             except TimeoutError:

@@ -200,7 +200,7 @@ def _console_user(folder: Path) -> str:
             user = add_user(
                 connection, LOGIN, name="演示班长", role="supervisor", password_hash=encoded, at_us=now_us, actor=actor
             )
-            change_password(connection, user["id"], encoded, at_us=now_us, actor=actor)
+            change_password(connection, user["user_id"], encoded, at_us=now_us, actor=actor)
     _write_secret(file, password)
     return password
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -21,7 +22,7 @@ def test_a_day_in_the_neighbourhood(tmp_path: Path) -> None:
     folder = tmp_path / "the demo"
     run = carebell(
         "simulate", "demo", "--data-dir", str(folder), "--minutes", "0.1", "--once", "--no-history", "--json",
-        timeout_s=90,
+        timeout_s=240,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     told = json.loads(run.stdout)
@@ -51,13 +52,16 @@ def test_no_process_stays_behind(tmp_path: Path, how: signal.Signals) -> None:
     arguments = ("simulate", "demo", "--data-dir", str(folder), "--minutes", "1", "--no-history")
     demo = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, text=True, env=environment())
     assert demo.stdout is not None
-    with demo.stdout:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(demo.stdout)
+        stack.callback(demo.wait)
+        stack.callback(demo.kill)
         for line in demo.stdout:  # it says a few lines, then what happens at 06:50
             if line.startswith("06:"):
                 break
         assert processes_with(str(folder / "carebell.toml"))
         demo.send_signal(how)
-        assert demo.wait(30) == (0 if how is signal.SIGINT else -signal.SIGKILL)
+        assert demo.wait(90) == (0 if how is signal.SIGINT else -signal.SIGKILL)
     deadline_s = time.monotonic() + 60
     while processes_with(str(folder)) and time.monotonic() < deadline_s:
         time.sleep(0.1)
