@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
 
 import apsw
 import structlog
@@ -101,6 +101,10 @@ class Outbox:
         for pump in self._pumps.values():
             pump.wake()
 
+    def taking(self) -> Taking:
+        """For a transaction that fills the outbox. Call it on the loop, and use it around the write."""
+        return Taking([(pump, places) for pump in self._pumps.values() if (places := pump.reserve())])
+
     def close(self) -> None:
         """Claim nothing more; ``run`` returns when what is under way has ended and is written down."""
         for pump in self._pumps.values():
@@ -120,6 +124,30 @@ class Outbox:
                 group.create_task(pump.run())
 
 
+class Taking:
+    """Takes what is due out of the outbox in the very transaction that filled it, so that no second commit stands
+    before the first request. ``with outbox.taking() as taking``: call ``take`` in the transaction; when the block ends
+    the attempts begin, or the places that were kept for them are given back.
+    """
+
+    def __init__(self, reserved: Sequence[tuple[_Pump, int]]) -> None:
+        self._reserved = reserved
+        self._taken: dict[str, list[Dispatch]] = {}
+
+    def take(self, connection: apsw.Connection, now_us: int) -> None:
+        """The last step of the transaction, in whatever thread that runs."""
+        self._taken = {
+            pump.name: outbox_rows.claim(connection, pump.name, places, now_us) for pump, places in self._reserved
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for pump, places in self._reserved:
+            pump.begin(places, self._taken.get(pump.name, []) if kind is None else [])
+
+
 class _Pump:
     """One destination. Each turn is one transaction: write down what ended, take what is due."""
 
@@ -135,7 +163,7 @@ class _Pump:
         workers: int,
         poll_s: float,
     ) -> None:
-        self._name = name
+        self.name = name
         self._channel = channel
         self._store = store
         self._clock = clock
@@ -147,7 +175,10 @@ class _Pump:
         self._breaker = Breaker(rng)
         self._woken = asyncio.Event()
         self._closing = False
+        self._group: asyncio.TaskGroup | None = None
         self._in_flight = 0
+        self._reserved = 0
+        self._passed_over = False  # there was no free place because all were reserved
         self._ended: list[Outcome] = []
         self._signals: list[str] = []  # what the technician has to be told: a reason, or "" for working again
 
@@ -158,6 +189,24 @@ class _Pump:
         self._closing = True
         self._woken.set()
 
+    def reserve(self) -> int:
+        """Keep the free places for somebody else's transaction; ``begin`` gives them back."""
+        places = self._free() if self._group is not None else 0
+        self._in_flight += places
+        self._reserved += places
+        return places
+
+    def begin(self, places: int, taken: Sequence[Dispatch]) -> None:
+        """Attempt what was taken into reserved places; the others are free again."""
+        self._reserved -= places
+        self._in_flight -= places - len(taken)
+        for dispatch in taken:
+            assert self._group is not None
+            self._group.create_task(self._attempt(dispatch))
+        if self._passed_over or len(taken) == places or self._closing:
+            self._passed_over = False
+            self._woken.set()
+
     def condition(self) -> str:
         return self._breaker.state.value if self._channel.ready() else "unconfigured"
 
@@ -166,11 +215,13 @@ class _Pump:
         more = True  # whether the last turn took all it could, so that there may be more
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 while not (self._closing and self._in_flight == 0 and not self._ended):
                     woken = await self._pause(wait_s)
                     free = self._free()
                     if not (self._ended or self._signals):
                         if free == 0:
+                            self._passed_over = self._reserved > 0
                             wait_s = self._wait_s(None)
                             continue
                         due_us = None if woken or more else await self._first_due_us()
@@ -184,6 +235,7 @@ class _Pump:
                     more = bool(taken) and len(taken) == free
                     wait_s = self._wait_s(due_us)
         finally:
+            self._group = None
             await self._channel.close()
 
     async def _pause(self, wait_s: float) -> bool:
@@ -203,7 +255,7 @@ class _Pump:
 
     async def _first_due_us(self) -> int | None:
         """When something is due; another process may have put it there."""
-        return await self._store.read(lambda c: outbox_rows.next_due_us(c, self._name, after_us=-1))
+        return await self._store.read(lambda c: outbox_rows.next_due_us(c, self.name, after_us=-1))
 
     def _wait_s(self, due_us: int | None) -> float:
         """How long to sleep if nobody wakes us: until something is due or may be sent, at most the poll."""
@@ -221,16 +273,16 @@ class _Pump:
             for outcome in ended:
                 self._finish(connection, outcome, now_us)
             for reason in signals:
-                self._technician(connection, self._name, reason, now_us)
-            taken = outbox_rows.claim(connection, self._name, free, now_us) if free > 0 else []
-            return taken, outbox_rows.next_due_us(connection, self._name, after_us=now_us)
+                self._technician(connection, self.name, reason, now_us)
+            taken = outbox_rows.claim(connection, self.name, free, now_us) if free > 0 else []
+            return taken, outbox_rows.next_due_us(connection, self.name, after_us=now_us)
 
         try:
             return await self._store.write(turn)
         except StorageBrokenError:
             raise
         except StorageError as error:
-            _log.error("outbox_not_written", destination=self._name, error=str(error))
+            _log.error("outbox_not_written", destination=self.name, error=str(error))
             self._ended = ended + self._ended
             self._signals = signals + self._signals
             await asyncio.sleep(STORE_PAUSE_S)
@@ -286,7 +338,7 @@ class _Pump:
         except DeliveryRefusedError as error:
             self._count("refused", failed=False)
             _log.error(
-                "dispatch_refused", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self._name,
+                "dispatch_refused", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self.name,
                 error=str(error),
             )  # fmt: skip
             return Outcome(dispatch=dispatch, refused=True, reason=str(error))
@@ -295,11 +347,11 @@ class _Pump:
         except TimeoutError:
             return self._failed(dispatch, DeliveryUnknownError("no answer in time"))
         except Exception as error:  # noqa: BLE001 - one dispatch must not stop the others (architecture, errors)
-            _log.error("channel_failed", dispatch_id=dispatch.id, destination=self._name, error=repr(error))
+            _log.error("channel_failed", dispatch_id=dispatch.id, destination=self.name, error=repr(error))
             return self._failed(dispatch, ServerFailedError(repr(error)))
         crashpoints.reached(crashpoints.AFTER_SENDING)
         self._count("done", failed=False)
-        DELIVERY_SECONDS.labels(self._name).observe((self._clock.now_us() - dispatch.created_at_us) / US_PER_S)
+        DELIVERY_SECONDS.labels(self.name).observe((self._clock.now_us() - dispatch.created_at_us) / US_PER_S)
         return Outcome(dispatch=dispatch, receipt=receipt)
 
     def _failed(self, dispatch: Dispatch, error: DeliveryError) -> Outcome:
@@ -317,18 +369,18 @@ class _Pump:
             delay_s = 0.0
         delay_s = max(delay_s, retry_after_s)
         _log.warning(
-            "dispatch_deferred", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self._name,
+            "dispatch_deferred", dispatch_id=dispatch.id, alert_id=dispatch.alert_id, destination=self.name,
             attempt=dispatch.attempt, retry_in_s=round(delay_s, 3), uncertain=uncertain, error=str(error),
         )  # fmt: skip
         return Outcome(dispatch=dispatch, reason=str(error), uncertain=uncertain, delay_s=delay_s)
 
     def _count(self, result: str, *, failed: bool, reason: str = "", retry_after_s: float = 0.0) -> None:
-        DISPATCHES.labels(self._name, result).inc()
+        DISPATCHES.labels(self.name, result).inc()
         if failed:
             if self._breaker.failed(self._clock.monotonic_s(), retry_after_s):
-                _log.error("destination_unavailable", destination=self._name, error=reason)
+                _log.error("destination_unavailable", destination=self.name, error=reason)
                 self._signals.append(reason or "it fails")
         elif self._breaker.succeeded():
-            _log.info("destination_available", destination=self._name)
+            _log.info("destination_available", destination=self.name)
             self._signals.append("")
-        BREAKER_OPEN.labels(self._name).set(self._breaker.state is not BreakerState.CLOSED)
+        BREAKER_OPEN.labels(self.name).set(self._breaker.state is not BreakerState.CLOSED)

@@ -23,10 +23,24 @@ PRIORITIES: Final = (1, 2, 3, 4, CARE_PRIORITY)
 """Severities, and behind all of them what is said in care."""
 FARTHEST_RETRY_US: Final = 600 * 1_000_000
 
+_EACH_PRIORITY: Final = "(SELECT column1 AS priority FROM (VALUES (1), (2), (3), (4), (5)))"
+_OF_PRIORITY: Final = (
+    "FROM outbox WHERE destination = :destination AND priority = each.priority AND state IN ('pending', 'retry')"
+)
+_PRIORITIES_DUE: Final = (
+    f"SELECT json_group_array(priority) FROM {_EACH_PRIORITY} AS each"  # noqa: S608 - constants of ours
+    f" WHERE EXISTS (SELECT 1 {_OF_PRIORITY} AND next_at_us <= :now_us)"
+)
+_NEXT_DUE: Final = (
+    f"SELECT min((SELECT min(next_at_us) {_OF_PRIORITY} AND next_at_us > :after_us))"  # noqa: S608 - as above
+    f" FROM {_EACH_PRIORITY} AS each"
+)
+
 _COLUMNS: Final = (
     "id, lane, destination, order_key, priority, idempotency_key, alert_id, payload, attempt, uncertain,"
     " created_at_us, expires_at_us"
 )
+_NAMES: Final = tuple(_COLUMNS.split(", "))
 
 
 def enqueue(
@@ -75,7 +89,7 @@ def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int
     emergency does not wait for anything less) or have already failed TRIES_THAT_HOLD_ORDER times.
     """
     taken: list[Dispatch] = []
-    for priority in PRIORITIES:
+    for priority in _priorities_due(connection, destination, now_us):
         if len(taken) >= limit:
             break
         rows = connection.execute(
@@ -88,15 +102,22 @@ def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int
             (destination, priority, now_us, TRIES_THAT_HOLD_ORDER, limit - len(taken)),
         ).fetchall()
         taken += [_dispatch(row) for row in rows]
-    connection.executemany(
-        "UPDATE outbox SET state = 'sending', attempt = attempt + 1 WHERE id = ?", [(each.id,) for each in taken]
-    )
+    if taken:
+        connection.executemany(
+            "UPDATE outbox SET state = 'sending', attempt = attempt + 1 WHERE id = ?", [(each.id,) for each in taken]
+        )
     return taken
 
 
+def _priorities_due(connection: apsw.Connection, destination: str, now_us: int) -> list[int]:
+    """Of which priorities something is due, the highest first: one statement, since mostly it is one or none."""
+    row = connection.execute(_PRIORITIES_DUE, {"destination": destination, "now_us": now_us}).fetchone()
+    assert row is not None
+    return sorted(msgspec.json.decode(row[0]))
+
+
 def _dispatch(row: tuple[Any, ...]) -> Dispatch:
-    names = [name.strip() for name in _COLUMNS.split(",")]
-    values = dict(zip(names, row, strict=True))
+    values = dict(zip(_NAMES, row, strict=True))
     values["payload"] = msgspec.json.decode(values["payload"])
     values["attempt"] += 1
     values["uncertain"] = bool(values["uncertain"])
@@ -105,17 +126,8 @@ def _dispatch(row: tuple[Any, ...]) -> Dispatch:
 
 def next_due_us(connection: apsw.Connection, destination: str, after_us: int) -> int | None:
     """When the next dispatch becomes due, of those that become so after ``after_us``."""
-    due = [
-        row[0]
-        for priority in PRIORITIES
-        for row in connection.execute(
-            "SELECT min(next_at_us) FROM outbox WHERE destination = ? AND priority = ? AND next_at_us > ?"
-            " AND state IN ('pending', 'retry')",
-            (destination, priority, after_us),
-        )
-        if row[0] is not None
-    ]
-    return min(due, default=None)
+    row = connection.execute(_NEXT_DUE, {"destination": destination, "after_us": after_us}).fetchone()
+    return None if row is None else row[0]
 
 
 def finish_done(connection: apsw.Connection, dispatch_id: int, now_us: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
 
 import apsw
 import structlog
@@ -36,6 +37,18 @@ CLOCK_JUMPS: Final = Counter("carebell_clock_jumps_total", "Wall clock jumps of 
 _log = structlog.get_logger(__name__)
 
 
+class Taking(Protocol):
+    """Takes what is due out of the outbox as the last step of a transaction (alerts.outbox.Taking)."""
+
+    def take(self, connection: apsw.Connection, now_us: int) -> None: ...
+
+
+class Filling(Protocol):
+    """What is filled here (alerts.outbox.Outbox)."""
+
+    def taking(self) -> AbstractContextManager[Taking]: ...
+
+
 def no_bookmark(connection: apsw.Connection, seq: int) -> None:
     """Nobody keeps a bookmark."""
     del connection, seq
@@ -54,14 +67,14 @@ class AlertService:
         clock: Clock,
         policy: Policy,
         *,
-        wake: Callable[[], None],
+        outbox: Filling,
         bookmark: Callable[[apsw.Connection, int], None] = no_bookmark,
     ) -> None:
-        """``wake`` tells the outbox. ``bookmark`` writes, in the same transaction, how far the rules have come."""
+        """``outbox`` is filled. ``bookmark`` writes, in the same transaction, how far the rules have come."""
         self._store = store
         self._clock = clock
         self._policy = policy
-        self._wake = wake
+        self._outbox = outbox
         self._bookmark = bookmark
         self._waiting: deque[Effect] = deque()
         self._marks: deque[tuple[int, int]] = deque()  # (effects submitted up to here, seq)
@@ -125,10 +138,12 @@ class AlertService:
             applied = apply_effects(connection, effects, now_us, self._policy)
             if seq:
                 self._bookmark(connection, seq)
+            taking.take(connection, now_us)
             return applied
 
         try:
-            applied = await self._store.write(write)
+            with self._outbox.taking() as taking:
+                applied = await self._store.write(write)
         except StorageBrokenError:
             raise
         except StorageError as error:
@@ -146,7 +161,6 @@ class AlertService:
         EFFECTS.labels("false").inc(len(effects) - applied.known)
         for alert_id in applied.raised:
             _log.info("alert_raised", alert_id=alert_id)
-        self._wake()
 
     # ---- timers and clocks -------------------------------------------------------------------------------------------
 
@@ -160,9 +174,16 @@ class AlertService:
         now_us = self._clock.now_us()
         if not await self._store.read(lambda c: timers.is_due(c, now_us)):
             return
-        while await self._store.write(lambda c: due.fire_due(c, now_us, self._policy, SLICE)) == SLICE:
-            pass
-        self._wake()
+        fired = SLICE
+        while fired == SLICE:
+            with self._outbox.taking() as taking:
+
+                def fire(connection: apsw.Connection, taking: Taking = taking) -> int:
+                    fired = due.fire_due(connection, now_us, self._policy, SLICE)
+                    taking.take(connection, now_us)
+                    return fired
+
+                fired = await self._store.write(fire)
 
     def _anchor(self) -> None:
         self._anchor_us = self._clock.now_us()

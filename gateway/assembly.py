@@ -253,7 +253,7 @@ class Parts:
         )
         intake.connect(self.escalation.take_told, self.outbox.wake)
         self.incoming.connect(Replies(self.writer, self.clock, policy), self.outbox.wake)
-        self.alerts = AlertService(self.writer, self.clock, policy, wake=self.outbox.wake)
+        self.alerts = AlertService(self.writer, self.clock, policy, outbox=self.outbox)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.call_backs = CallBacks(self.desk)
         self.ingest.listen(self.call_backs)

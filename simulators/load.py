@@ -56,7 +56,7 @@ class _Device(asyncio.Protocol):
         topic = f"carebell/{name}/up".encode()
         self._head = struct.pack("!H", len(topic)) + topic
         self._form = b"\x32%b" + self._head + b'%c%c{"seq":%d,"at":"%b",%b'
-        self._due: list[float] = []  # by packet id; half a megabyte, so only for who speaks
+        self._due: dict[int, float] = {}  # by packet id, of what is not acknowledged yet
         self._pressed: set[int] = set()
         self._buffer = b""
         self.connected = connected
@@ -92,7 +92,7 @@ class _Device(asyncio.Protocol):
         count = 0
         for at in range(start, end, 4):
             packet_id = data[at + 2] << 8 | data[at + 3]
-            latency_s = now_s - due[packet_id]
+            latency_s = now_s - due.pop(packet_id)
             if pressed and packet_id in pressed:
                 pressed.discard(packet_id)
                 load.presses.add(latency_s)
@@ -107,8 +107,6 @@ class _Device(asyncio.Protocol):
     def send(self, count: int, due_s: float, *, press: bool = False) -> None:
         """Publish this many messages in one write."""
         at, form, due, seq, packet_id = self._load.at, self._form, self._due, self.seq, self.packet_id
-        if not due:
-            due.extend([0.0] * 65_536)
         fixed = len(self._head) + 2 + len(b'{"seq":,"at":"",') + len(at)
         packets = []
         for _ in range(count):

@@ -13,7 +13,7 @@ import apsw
 from alerts.channel import Channel
 from alerts.channels.order_api import OrderApi
 from alerts.orders import DestinationWatch, OrderHandler
-from alerts.outbox import Outbox
+from alerts.outbox import Outbox, Taking
 from alerts.policy import PROMISES, Policy, Promise
 from gateway.clock import Clock
 from gateway.model import Actor, Clear, Position, Raise, Severity
@@ -118,6 +118,13 @@ def cancelled(number: int, *, kind: str = "sos", person_id: str = "P-0001", at_u
         at_us=at_us,
         rule_id=f"signal.{kind}",
     )
+
+
+class NowhereToGo:
+    """An outbox without destinations."""
+
+    def taking(self) -> Taking:
+        return Taking([])
 
 
 def order_outbox(

@@ -70,7 +70,7 @@ class Gateway:
             store, self.escalation.channels, clock, handlers=self.escalation.handlers,
             technician=lambda connection, destination, reason, now_us: None, rng=random.Random(7),
         )  # fmt: skip
-        self.service = AlertService(store, clock, self.escalation.policy, wake=self.outbox.wake)
+        self.service = AlertService(store, clock, self.escalation.policy, outbox=self.outbox)
 
     async def press_and_wait(self, seconds: float) -> None:
         async with asyncio.TaskGroup() as group:

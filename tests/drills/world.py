@@ -250,7 +250,7 @@ class World:
             technician=DestinationWatch(policy), rng=random.Random(7), workers=4, poll_s=0.01,
         )  # fmt: skip
         self.replies = Replies(self.store, self.clock, policy)
-        self.service = AlertService(self.store, self.clock, policy, wake=self.outbox.wake)
+        self.service = AlertService(self.store, self.clock, policy, outbox=self.outbox)
         self.service._anchor()
 
     def reopen(self) -> None:

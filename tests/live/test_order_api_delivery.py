@@ -334,7 +334,7 @@ def test_the_service_writes_effects_and_the_press_reaches_the_platform(store: Fi
         async with SimulatedPlatform(say=quiet) as platform:
             outbox = order_outbox(store, CLOCK, platform.url)
             service = AlertService(
-                store, CLOCK, POLICY, wake=outbox.wake, bookmark=lambda connection, seq: marks.append(seq)
+                store, CLOCK, POLICY, outbox=outbox, bookmark=lambda connection, seq: marks.append(seq)
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(outbox.run())

@@ -32,6 +32,7 @@ from tests.alerts_support import (
     PLATFORM,
     UNSUPERVISED,
     FileStore,
+    NowhereToGo,
     cancelled,
     committed,
     sos,
@@ -387,7 +388,7 @@ def test_waiting_for_an_order_is_no_next_step(tmp_path: Path) -> None:
     assert [each.id for each in auditor.without_next_step(site.connection)] == [alert_id]
 
     async def main() -> None:
-        service = AlertService(site.store, site.clock, Policy(), wake=lambda: None)
+        service = AlertService(site.store, site.clock, Policy(), outbox=NowhereToGo())
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             while auditor.without_next_step(site.connection):
@@ -402,7 +403,7 @@ def test_waiting_for_an_order_is_no_next_step(tmp_path: Path) -> None:
 def test_a_store_that_cannot_write_at_the_start_does_not_end_the_service(site: Site) -> None:
     async def main() -> None:
         site.store.fail_with = [StorageError("the disk is full")]
-        service = AlertService(site.store, site.clock, POLICY, wake=lambda: None)
+        service = AlertService(site.store, site.clock, POLICY, outbox=NowhereToGo())
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             await asyncio.sleep(0.01)
@@ -428,7 +429,7 @@ def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
 
 def test_effects_survive_a_store_that_fails_for_a_while(site: Site) -> None:
     async def main() -> None:
-        service = AlertService(site.store, site.clock, POLICY, wake=lambda: None)
+        service = AlertService(site.store, site.clock, POLICY, outbox=NowhereToGo())
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             await asyncio.sleep(0.01)
@@ -443,7 +444,7 @@ def test_effects_survive_a_store_that_fails_for_a_while(site: Site) -> None:
 
 def test_a_broken_disk_ends_the_service(site: Site) -> None:
     async def main() -> None:
-        service = AlertService(site.store, site.clock, POLICY, wake=lambda: None)
+        service = AlertService(site.store, site.clock, POLICY, outbox=NowhereToGo())
         site.store.fail_with = [StorageBrokenError("io")]
         await service.run()
 
@@ -465,7 +466,7 @@ def test_reminders_survive_a_wall_clock_that_jumps(site: Site, jump_s: int) -> N
     clock = JumpyClock(START)
 
     async def main() -> None:
-        service = AlertService(site.store, clock, POLICY, wake=lambda: None)
+        service = AlertService(site.store, clock, POLICY, outbox=NowhereToGo())
         async with asyncio.TaskGroup() as group:
             task = group.create_task(service.run())
             service.submit([sos(1, at_us=clock.now_us())])

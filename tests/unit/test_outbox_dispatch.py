@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from alerts import auditor, outbox_rows
 from alerts.breaker import Breaker, BreakerState
 from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
-from alerts.outbox import Outbox
+from alerts.outbox import Outbox, Taking
 from gateway import audit
 from gateway.clock import US_PER_S, VirtualClock
 from gateway.errors import (
@@ -387,3 +388,70 @@ def test_the_breaker_by_its_numbers() -> None:
     for _ in range(5):
         patient.failed(0.0, 90.0)
     assert patient.wait_s(0.0) == 90.0
+
+
+def taking(bench: Bench, outbox: Outbox, write: Callable[[Taking], None], until: Callable[[], bool]) -> None:
+    """Run the outbox, and ``write`` beside it once it runs."""
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outbox.run())
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(StorageError), outbox.taking() as took:
+                await asyncio.sleep(0.05)  # the pump looks meanwhile, and finds no place
+                write(took)
+            async with asyncio.timeout(20):
+                while not until():
+                    await asyncio.sleep(0.002)
+            outbox.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_transaction_puts_in_it_takes_out_itself(bench: Bench) -> None:
+    channel = ToldChannel()
+    states: list[Counter[str]] = []
+
+    def write(took: Taking) -> None:
+        def fill(connection: apsw.Connection) -> None:
+            outbox_rows.enqueue(
+                connection, lane="x", destination="a", order_key="person/P-1", priority=1, idempotency_key="k",
+                alert_id="A", payload={}, now_us=bench.clock.now_us(),
+            )  # fmt: skip
+            took.take(connection, bench.clock.now_us())
+
+        committed(bench.store.connection, fill)
+        states.append(bench.states())
+
+    taking(bench, bench.outbox(a=channel), write, lambda: bench.states()["done"] == 1)
+    assert states == [Counter(sending=1)]
+    assert [(each.attempt, each.uncertain) for each in channel.seen] == [(1, False)]
+    assert bench.notes.delivered_ids == [1]
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_places_that_were_kept_for_nothing_are_free_again(bench: Bench, workers: int) -> None:
+    channel = ToldChannel()
+
+    def write(took: Taking) -> None:
+        del took  # the transaction put nothing in; somebody else did
+        for number in range(3):
+            bench.put(key=f"person/P-{number}")
+
+    taking(bench, bench.outbox(workers, a=channel), write, lambda: bench.states()["done"] == 3)
+    assert len(channel.seen) == 3
+
+
+def test_what_a_failed_transaction_took_goes_out_once_and_later(bench: Bench) -> None:
+    channel = ToldChannel()
+
+    def write(took: Taking) -> None:
+        bench.put()
+        with contextlib.suppress(ZeroDivisionError), bench.store.connection:
+            took.take(bench.store.connection, bench.clock.now_us())
+            raise ZeroDivisionError
+        assert bench.states() == Counter(pending=1)
+        raise StorageError("held")
+
+    taking(bench, bench.outbox(a=channel), write, lambda: bench.states()["done"] == 1)
+    assert [each.attempt for each in channel.seen] == [1]
