@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
@@ -175,7 +176,9 @@ class _Pump:
         self._breaker = Breaker(rng)
         self._woken = asyncio.Event()
         self._closing = False
-        self._group: asyncio.TaskGroup | None = None
+        self._running = False
+        self._look = False  # whether there may be something to take
+        self._given: list[Dispatch] = []
         self._in_flight = 0
         self._reserved = 0
         self._passed_over = False  # there was no free place because all were reserved
@@ -183,6 +186,7 @@ class _Pump:
         self._signals: list[str] = []  # what the technician has to be told: a reason, or "" for working again
 
     def wake(self) -> None:
+        self._look = True
         self._woken.set()
 
     def close(self) -> None:
@@ -191,7 +195,7 @@ class _Pump:
 
     def reserve(self) -> int:
         """Keep the free places for somebody else's transaction; ``begin`` gives them back."""
-        places = self._free() if self._group is not None else 0
+        places = self._free() if self._running else 0
         self._in_flight += places
         self._reserved += places
         return places
@@ -200,11 +204,11 @@ class _Pump:
         """Attempt what was taken into reserved places; the others are free again."""
         self._reserved -= places
         self._in_flight -= places - len(taken)
-        for dispatch in taken:
-            assert self._group is not None
-            self._group.create_task(self._attempt(dispatch))
-        if self._passed_over or len(taken) == places or self._closing:
+        self._given += taken
+        if self._passed_over or len(taken) == places:
             self._passed_over = False
+            self._look = True
+        if taken or self._look or self._closing:
             self._woken.set()
 
     def condition(self) -> str:
@@ -212,20 +216,27 @@ class _Pump:
 
     async def run(self) -> None:
         wait_s = 0.0
+        due_us: int | None = None
         more = True  # whether the last turn took all it could, so that there may be more
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
+                self._running = True
                 while not (self._closing and self._in_flight == 0 and not self._ended):
-                    woken = await self._pause(wait_s)
+                    await self._pause(wait_s)
+                    begun = self._begun()
+                    for dispatch in begun:
+                        group.create_task(self._attempt(dispatch))
+                    look, self._look = self._look or more, False
                     free = self._free()
+                    if free == 0:
+                        self._passed_over = self._reserved > 0
                     if not (self._ended or self._signals):
                         if free == 0:
-                            self._passed_over = self._reserved > 0
                             wait_s = self._wait_s(None)
                             continue
-                        due_us = None if woken or more else await self._first_due_us()
-                        if not (woken or more) and (due_us is None or due_us > self._clock.now_us()):
+                        if not look and not begun:
+                            due_us = await self._first_due_us()
+                        if not look and (due_us is None or due_us > self._clock.now_us()):
                             wait_s = self._wait_s(due_us)
                             continue
                     taken, due_us = await self._turn(free)
@@ -235,17 +246,18 @@ class _Pump:
                     more = bool(taken) and len(taken) == free
                     wait_s = self._wait_s(due_us)
         finally:
-            self._group = None
+            self._running = False
             await self._channel.close()
 
-    async def _pause(self, wait_s: float) -> bool:
-        try:
+    async def _pause(self, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait_s, 0.0)):
                 await self._woken.wait()
-        except TimeoutError:
-            return False
         self._woken.clear()
-        return True
+
+    def _begun(self) -> list[Dispatch]:
+        given, self._given = self._given, []
+        return given
 
     def _free(self) -> int:
         if self._closing or not self._channel.ready():
@@ -286,7 +298,7 @@ class _Pump:
             self._ended = ended + self._ended
             self._signals = signals + self._signals
             await asyncio.sleep(STORE_PAUSE_S)
-            self._woken.set()
+            self.wake()
             return [], None
 
     def _finish(self, connection: apsw.Connection, outcome: Outcome, now_us: int) -> None:
