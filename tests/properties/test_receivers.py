@@ -12,6 +12,7 @@ from protocols.codecs import sip_message
 from protocols.codecs.dc09 import Dc09Codec
 from protocols.codecs.dc09_frame import decrypt, encrypt, stamp, stamp_us, take_apart
 from protocols.codecs.scaip import ScaipCodec
+from simulators.scaip import accepted
 from tests.vectors import own
 
 NOW_US = 1_795_309_323_000_000
@@ -35,6 +36,7 @@ def changed(codec: str) -> st.SearchStrategy[bytes]:
 @given(payload=st.one_of(st.binary(max_size=300), changed("scaip")))
 def test_sip(payload: bytes) -> None:
     codec = ScaipCodec(transfer_to="tel:+862200000000")
+    assert not (codec.asks(payload) and codec.settles(payload))
     courtesy = codec.small_talk(payload, "192.0.2.7:5060")
     if courtesy:
         assert sip_message.read(courtesy).status in (200, 405)
@@ -44,7 +46,11 @@ def test_sip(payload: bytes) -> None:
         return
     for report in reports:
         assert report.reply
-        parts = [sip_message.read(part) for part in codec.split_reply(report.reply)]
+        pieces = codec.split_reply(report.reply)
+        for piece in pieces[1:]:  # a request of ours is known by what its answer will name
+            assert codec.asks(piece)
+            assert codec.settles(accepted(piece)) == codec.asks(piece)
+        parts = [sip_message.read(piece) for piece in pieces]
         assert parts[0].status in (200, 415)
         assert len(parts) <= 2
         refusal = sip_message.read(codec.declined(report.reply))
