@@ -23,7 +23,7 @@ def outline() -> dict[str, Any]:
     """A FeatureCollection in WGS-84. ``kind`` of a feature is boundary, street, building, park or water."""
     edge = _box(CENTRE, EAST_M, NORTH_M)
     features = [_area("boundary", "和平里", edge)]
-    features.append(_area("park", "和平里公园", _box(moved(CENTRE, EAST_M - 95, 160), 70, 66)))
+    features.append(_area("park", "和平里公园", _box(moved(CENTRE, EAST_M - 42, 160), 38, 66)))
     canal = [moved(CENTRE, east_m, -440 + 12 * (east_m // 210 % 2)) for east_m in range(-EAST_M, EAST_M + 1, 210)]
     features.append(_line("water", "南运渠", canal))
     for number in range(7):

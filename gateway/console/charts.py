@@ -62,10 +62,13 @@ class Limits(Struct, frozen=True):
 
 
 class Chart(Struct, frozen=True):
-    """In a box of WIDTH by HEIGHT. ``band`` is top and height of the normal band; ``lines`` are limits in sight."""
+    """In a box of WIDTH by HEIGHT. ``path`` is the line, ``dots`` values that stand alone. ``band`` is top and height
+    of the normal band; ``lines`` are limits in sight.
+    """
 
     metric: str
     path: str
+    dots: str
     low: float
     high: float
     limits: Limits
@@ -98,12 +101,17 @@ def draw(metric: str, values: Sequence[tuple[int, float]], from_us: int, to_us: 
     def height(value: float) -> float:
         return round(EDGE + (HEIGHT - 2 * EDGE) * (1 - (value - bottom) / span), 1)
 
-    pieces, before_us = [], None
+    pieces: list[list[str]] = []
+    before_us = None
     for at_us, value in values:
-        x = WIDTH * (at_us - from_us) / (to_us - from_us)
-        joined = before_us is not None and at_us - before_us <= GAP_US
-        pieces.append(f"{'L' if joined else 'M'}{x:.1f} {height(value):g}{'' if joined else 'h0'}")
+        point = f"{WIDTH * (at_us - from_us) / (to_us - from_us):.1f} {height(value):g}"
+        if before_us is not None and at_us - before_us <= GAP_US:
+            pieces[-1].append(point)
+        else:
+            pieces.append([point])
         before_us = at_us
+    path = " ".join("M" + "L".join(piece) for piece in pieces if len(piece) > 1)
+    dots = " ".join(f"M{piece[0]}h0" for piece in pieces if len(piece) == 1)
     band = None
     if limits.low is not None or limits.high is not None:
         upper = 0.0 if limits.high is None else height(limits.high)
@@ -113,4 +121,4 @@ def draw(metric: str, values: Sequence[tuple[int, float]], from_us: int, to_us: 
     lines = [(name.partition("_")[0], height(value)) for name, value in sides.items()
              if value is not None and bottom <= value <= top]  # fmt: skip
     hours = [WIDTH * hour / 24 for hour in HOURS]
-    return Chart(metric, " ".join(pieces), min(numbers), max(numbers), limits, band, lines, hours)
+    return Chart(metric, path, dots, min(numbers), max(numbers), limits, band, lines, hours)

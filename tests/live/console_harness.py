@@ -6,12 +6,13 @@ import base64
 import os
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import httpx2
@@ -219,3 +220,22 @@ class Wire:
                 each.shutdown(socket.SHUT_RDWR)
             self._open.discard(each)
             each.close()
+
+
+AXE: Final = "axe-core@4.14.1"
+
+
+def axe_source() -> str:
+    """The script of axe-core, which judges pages by WCAG; skips the test where npm cannot fetch it."""
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}: apt-get install nodejs npm")
+    cache = Path(os.environ.get("CAREBELL_TEST_CACHE") or Path.home() / ".cache/carebell-tests") / "axe"
+    file = cache / "node_modules" / "axe-core" / "axe.min.js"
+    if not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--prefix", str(cache), "--no-fund", "--no-audit", "--silent", AXE]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+        if result.returncode:
+            pytest.skip(f"npm cannot install {AXE}: {result.stderr[-300:]}")
+    return file.read_text(encoding="utf-8")

@@ -32,7 +32,8 @@ HOUR_US = 3600 * US_PER_S
 def test_a_line_is_broken_where_nobody_knows_what_was() -> None:
     values = [(0, 60.0), (HOUR_US, 80.0), (3 * HOUR_US, 70.0)]
     chart = charts.draw("heart_rate_bpm", values, 0, 4 * HOUR_US, Limits())
-    assert [piece[0] for piece in re.findall(r"[ML][\d.]+ [\d.]+", chart.path)] == ["M", "L", "M"]
+    assert [piece[0] for piece in re.findall(r"[ML][\d.]+ [\d.]+", chart.path)] == ["M", "L"]
+    assert re.fullmatch(r"M216\.0 [\d.]+h0", chart.dots)  # alone, and seen all the same
     assert (chart.low, chart.high, chart.band, chart.lines) == (60.0, 80.0, None, [])
     assert "nan" not in charts.draw("x", [(0, 5.0), (1, 5.0)], 0, 10, Limits()).path  # all the same
 

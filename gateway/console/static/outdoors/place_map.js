@@ -89,7 +89,8 @@
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = text;
-      button.title = button.ariaLabel = title;
+      button.title = title;
+      button.ariaLabel = `${text} ${title}`;
       button.addEventListener("click", act);
       tools.append(button);
     };
