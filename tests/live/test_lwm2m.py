@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import apsw
 import pytest
 
+from gateway.clock import SystemClock
+from gateway.model import DeviceBinding
+from gateway.storage.database import FILE_NAME, open_database
+from protocols.registry import CODECS
+from protocols.transports.coap.endpoint import CoapEndpoint, CoapOptions
+from protocols.transports.lwm2m.asking import Asking, Order
+from protocols.transports.lwm2m.server import Lwm2mOptions, Lwm2mServer
 from simulators import coap_wire as wire
 from simulators.devices import NotAcknowledgedError
 from simulators.lwm2m import Lwm2mButton
 from tests.daemon import Daemon, carebell, carebell_json, provision
+from tests.live.coap_harness import CountingIngest, Devices
 
 PACKAGES = ("coap-node@0.2.5", "smartobject@1.5.3", "lwm2m-node-lib@1.4.0")
 PROFILE = "oma.push_button"
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +130,101 @@ def test_coap_node_registers_notifies_and_outlives_a_restart(tmp_path: Path, nod
             assert [alert["kind"] for alert in alerts if alert["kind"] == "sos"] == ["sos"]
         finally:
             client.end()
+
+
+class Buttons(Devices):
+    """D-1 with a token as carebell makes them: a client in the endpoint's name says it."""
+
+    SECRET = "s" * 43
+
+    async def authenticate(self, device_id: str, token: bytes) -> DeviceBinding | None:
+        return self.devices.get(device_id) if token == self.SECRET.encode() else None
+
+
+class FileStore:
+    """``ports.Store`` on a file of its own, on the loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_database(path)
+
+    async def write(self, fn: Callable[[apsw.Connection], T]) -> T:
+        with contextlib.ExitStack() as transaction:
+            transaction.enter_context(self._connection)
+            return fn(self._connection)
+
+    async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
+        return fn(self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@asynccontextmanager
+async def impatient_server(tmp_path: Path) -> AsyncIterator[tuple[Lwm2mServer, CountingIngest, int]]:
+    """A server in this process that does not wait long for clients that say nothing to a format; its port."""
+    ingest, devices, clock = CountingIngest(), Buttons(), SystemClock()
+    coap = CoapEndpoint(
+        CoapOptions("127.0.0.1:0", "", ""), ingest=ingest, credentials=devices, directory=devices, clock=clock,
+        state_dir=tmp_path,
+    )  # fmt: skip
+    store = FileStore(tmp_path / FILE_NAME)
+    options = Lwm2mOptions(observe=("/3/0", "/3303", "/3347"))
+    server = Lwm2mServer(
+        options, coap=coap, ingest=ingest, credentials=devices, directory=devices, store=store, clock=clock,
+        asking=Asking(answer_s=30.0, silent_s=0.7),
+    )  # fmt: skip
+    await server.load()
+    await coap.start()
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(coap.run()), group.create_task(server.run())]
+        try:
+            yield server, ingest, int(coap.addresses["coap"].rpartition(":")[2])
+        finally:
+            for task in running:
+                task.cancel()
+    store.close()
+
+
+def said(ingest: CountingIngest) -> dict[str, Any]:
+    """The newest value of each resource that came, as the codec reads the frames."""
+    found: dict[str, Any] = {}
+    for frame in ingest.frames:
+        for report in CODECS["lwm2m"].parse(frame):
+            found |= report.fields or {}
+            found |= {} if report.reading is None else report.reading.measurements
+    return found
+
+
+@pytest.mark.live
+def test_lwm2m_node_lib_registers_notifies_and_answers(tmp_path: Path, node_modules: Path) -> None:
+    """It says nothing at all to a request for TLV or JSON, and observes no whole instances."""
+
+    async def until_said(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+    async def main() -> None:
+        log = tmp_path / "client.log"
+        async with impatient_server(tmp_path) as (server, ingest, port):
+            client = Client("lwm2m_node_lib.cjs", node_modules, port, f"D-1:{Buttons.SECRET}", log)
+            try:
+                await until_said(lambda: said(ingest).get("battery_percent") == 81)
+                await until_said(lambda: said(ingest).get("temperature_celsius") == 36.6)
+                await until_said(lambda: said(ingest).get("/3347/0/pressed") is False)
+                known = server.known.by_device["D-1"]
+                assert await server.carry_out(known, Order("read", "/3303/0/5700")) == "2.05"
+                assert log.read_text().count("read 3303/0/5700") >= 2, "observed, then read"
+                client.say("press")
+                await until_said(lambda: said(ingest).get("/3347/0/pressed") is True)
+                client.say("update")
+                await until_said(lambda: "update done" in log.read_text())
+                client.say("end")
+                await until_said(lambda: not server.known.by_id)
+            finally:
+                await asyncio.to_thread(client.end)
+
+    asyncio.run(main())
 
 
 @pytest.mark.live
