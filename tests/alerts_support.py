@@ -17,8 +17,9 @@ from alerts.outbox import Outbox, Taking
 from alerts.policy import PROMISES, Policy, Promise
 from gateway.clock import Clock
 from gateway.model import Actor, Clear, Position, Raise, Severity
-from gateway.storage.database import FILE_NAME, open_database
+from gateway.storage.database import FILE_NAME
 from tests.factory import T0_US
+from tests.quick_file import quick_database
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
-        self.connection = open_database(self.path)
+        self.connection = quick_database(self.path)
         self.writes = 0
         self.fail_with: list[Exception] = []
 

@@ -15,9 +15,9 @@ import msgspec
 from gateway.clock import Clock, SystemClock
 from gateway.errors import StorageError
 from gateway.model import DeviceBinding, Frame, Verdict
-from gateway.storage.database import open_database
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.server import MqttEndpoint
+from tests.quick_file import quick_database
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class FileStore:
     """ports.Store on a real journal file, without a writer thread of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = open_database(path)
+        self._connection = quick_database(path)
         self.broken = False
 
     async def write(self, fn: Callable[[apsw.Connection], T]) -> T:

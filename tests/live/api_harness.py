@@ -28,10 +28,11 @@ from gateway.metrics import Metrics
 from gateway.model import Actor
 from gateway.registry.directory import Registry
 from gateway.registry.keys import issue_api_key
-from gateway.storage.database import FILE_NAME, open_database
+from gateway.storage.database import FILE_NAME
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
 from tests.live.http_harness import FakeIngest, OneDevice, serving
+from tests.quick_file import quick_database
 
 T = TypeVar("T")
 START = datetime(2026, 11, 22, 1, 2, 3, tzinfo=UTC)
@@ -42,7 +43,7 @@ class FileStore:
     """ports.Store over one connection, one thread at a time. ``broken`` makes it fail as a full disk would."""
 
     def __init__(self, folder: Path) -> None:
-        self.connection = open_database(folder / FILE_NAME)
+        self.connection = quick_database(folder / FILE_NAME)
         self._lock = asyncio.Lock()
         self.broken = False
         self.writes = 0
@@ -63,6 +64,8 @@ class FileStore:
 
     async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
         return await self._run(lambda: fn(self.connection))
+
+    glance = read
 
     async def _run(self, fn: Callable[[], T]) -> T:
         if self.broken:

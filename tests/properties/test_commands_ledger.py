@@ -19,8 +19,8 @@ from gateway.downlink import ProfileCommands
 from gateway.errors import ConflictError
 from gateway.model import Actor
 from gateway.registry.devices import add_device
-from gateway.storage.database import open_database
 from protocols.registry import CODECS
+from tests.quick_file import quick_database
 
 ACTOR = Actor("system", "test")
 CATALOG = ProfileCommands(load_profiles(), CODECS)
@@ -38,8 +38,7 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = VirtualClock(datetime(2026, 11, 22, tzinfo=UTC))
-        self.connection = open_database(Path(self.folder.name) / "journal.sqlite3")
-        self.connection.pragma("synchronous", "off")
+        self.connection = quick_database(Path(self.folder.name) / "journal.sqlite3")
         with self.connection:
             add_device(
                 self.connection, "D-1", {"profile": "carebell.native"}, known_profiles={"carebell.native"},
