@@ -161,6 +161,8 @@ CHANGES: Final[Mapping[str, Callable[[Alert, Request], dict[str, Any]]]] = Mappi
         "order_failed": _nothing,
         "order_status": _order_status,
         "order_code_refused": _nothing,
+        "service_checkin": _order_status,
+        "service_checkout": _nothing,
         "open_ticket": _nothing,
         "redispatch": _redispatch,
         "order_reminded": _nothing,

@@ -10,8 +10,9 @@ import apsw
 
 from alerts import attempts, ladders, outbox_rows, rows, suppression
 from alerts.lifecycle import transition
-from alerts.orders import Refused, order_status
+from alerts.orders import order_status
 from alerts.policy import Policy
+from alerts.refusals import Refused
 from alerts.states import DESK_ACTIONS
 from gateway.clock import Clock
 from gateway.errors import ConflictError, NotFoundError, UsageError

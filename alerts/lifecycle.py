@@ -220,7 +220,8 @@ _SHOWN: Final = frozenset(
     {
         "effect_id", "seq", "late", "rule_id", "progress", "owner", "severity", "reference", "order_id", "status",
         "at", "number", "reason", "epoch", "dispatch_id", "channel", "recording_ref", "call_sid", "attempt_id",
-        "contact_id", "provider", "digits", "medium", "ladder", "loop", "step", "mark",
+        "contact_id", "provider", "digits", "medium", "ladder", "loop", "step", "mark", "service_code", "device_id",
+        "staff_id", "method",
     }
 )  # fmt: skip
 """What an audit row repeats of an action's detail; anything else might be personal."""

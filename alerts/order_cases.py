@@ -13,7 +13,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from alerts import order_requests, outbox_rows, promises, rows, supervision
+from alerts import order_requests, outbox_rows, promises, rows, supervision, visits
 from alerts.changes import clean_text
 from alerts.completeness import CATEGORIES
 from alerts.filters import where
@@ -268,6 +268,7 @@ def show(connection: apsw.Connection, reference: str) -> dict[str, Any]:
     ]
     return view(connection, alert) | {
         "orders": rows.show_alert(connection, alert.id)["orders"],
+        "visits": visits.of_alert(connection, alert.id),
         "dispatches": dispatches,
         "records": records,
     }

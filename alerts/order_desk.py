@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from alerts import order_cases
+from alerts import order_cases, visits
 from alerts.policy import Policy
+from alerts.refusals import Refused
 from gateway.clock import Clock
+from gateway.errors import ConflictError, NotFoundError
 from gateway.model import Actor
 from gateway.ports import Store
 
@@ -51,6 +53,19 @@ class OrderDesk:
         )  # fmt: skip
         self._wake()
         return shown
+
+    async def check_in(self, told: Mapping[str, Any], *, device_id: str, actor: Actor) -> dict[str, Any]:
+        """A service code that was read (alerts.visits); ``device_id`` is the terminal's, "" for none.
+
+        Raises UsageError, NotFoundError for an unknown code and ConflictError for one that is not taken any more.
+        """
+        now_us = self._clock.now_us()
+        scan = visits.read_scan(told, device_id, now_us)
+        taken = await self._store.write(lambda c: visits.take(c, scan, actor, now_us, self._policy))
+        if isinstance(taken, Refused):
+            raise (NotFoundError if taken.reason == visits.UNKNOWN_CODE else ConflictError)(taken.reason)
+        self._wake()
+        return taken
 
     async def act(
         self,

@@ -67,6 +67,16 @@ def by_order_id(connection: apsw.Connection, order_id: str) -> OrderRequest:
     return _of(row)
 
 
+def by_code(connection: apsw.Connection, service_code: str) -> OrderRequest | None:
+    """The request with this service code: the one that is under way, else the newest."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM order_request WHERE service_code = ?"  # noqa: S608 - columns of ours
+        " ORDER BY finished, requested_at_us DESC LIMIT 1",
+        (service_code,),
+    ).fetchone()
+    return None if row is None else _of(row)
+
+
 def known_order_ids(connection: apsw.Connection, alert_id: str, before_number: int) -> set[str]:
     """The platform's ids of the alert's earlier orders."""
     rows = connection.execute(

@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any, Final
 
 import apsw
-import structlog
 from msgspec import Struct
 
-from alerts import order_requests, rows, supervision
+from alerts import order_requests, rows, supervision, visits
 from alerts.channel import Dispatch, Receipt
 from alerts.completeness import INCOMPLETE
 from alerts.lifecycle import apply_effects, transition
 from alerts.order_requests import OrderRequest
 from alerts.policy import Policy
+from alerts.refusals import Refused, refuse
 from alerts.rows import Alert
 from alerts.states import OPEN, UNCLOSED, is_emergency
 from alerts.technical import raise_technical
@@ -33,13 +33,6 @@ OUTBOX: Final = Actor("system", "outbox")
 _RANK: Final = supervision.STATUS_RANK
 _PROGRESS: Final = {"accepted": "dispatched", "dispatched": "dispatched", "arrived": "on_scene"}
 _MAX_TEXT: Final = 2000
-_log = structlog.get_logger(__name__)
-
-
-class Refused(Struct, frozen=True):
-    """A callback that was not believed. It is a value and no exception, so that its audit row is committed."""
-
-    reason: str
 
 
 class Callback(Struct, frozen=True):
@@ -67,10 +60,9 @@ def order_status(
     if _is_repeated(connection, order_id, callback, at_given="at" in body):
         return alert
     if callback.status == "arrived":
-        wrong = _wrong_code(order, callback.service_code)
+        wrong = _wrong_code(connection, order, callback.service_code)
         if wrong:
-            _audit_refusal(connection, alert, order_id, wrong, actor, now_us, policy)
-            return Refused(wrong)
+            return refuse(connection, alert, f"order/{order_id}", wrong, actor, now_us, policy, order_id=order_id)
         order_requests.use_code(connection, order, now_us)
     connection.execute(
         "INSERT INTO order_status (order_id, status, at_us, received_at_us, organization, worker, note)"
@@ -149,27 +141,20 @@ def _is_repeated(connection: apsw.Connection, order_id: str, callback: Callback,
     return row is not None
 
 
-def _wrong_code(order: OrderRequest, code: str) -> str:
+def _wrong_code(connection: apsw.Connection, order: OrderRequest, code: str) -> str:
+    """A code that a scan at the door has taken is told by the platform once more, and once."""
     if not hmac.compare_digest(order.service_code.encode(), code.encode()):
         return "the service code is not that of this order"
-    if order.code_used_at_us is not None:
+    if order.code_used_at_us is not None and (_has_arrived(connection, order) or not visits.began(connection, order)):
         return "the service code was used before"
     return ""
 
 
-def _audit_refusal(
-    connection: apsw.Connection, alert: Alert, order_id: str, reason: str, actor: Actor, now_us: int, policy: Policy
-) -> None:
-    _log.warning("order_code_refused", order_id=order_id, alert_id=alert.id, reason=reason)
-    if alert.handling in UNCLOSED:
-        transition(
-            connection, alert.id, "order_code_refused", expected_version=None, actor=actor, now_us=now_us,
-            policy=policy, note=reason, detail={"order_id": order_id},
-        )  # fmt: skip
-        return
-    audit.append(
-        connection, at_us=now_us, actor=actor, action="order_code_refused", subject=f"order/{order_id}", reason=reason
-    )
+def _has_arrived(connection: apsw.Connection, order: OrderRequest) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM order_status WHERE order_id = ? AND status = 'arrived'", (order.order_id,)
+    ).fetchone()
+    return row is not None
 
 
 def _audit_order(

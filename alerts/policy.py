@@ -94,7 +94,7 @@ def default_steps(alert: Alert, action: str, policy: Policy) -> Steps:
         cancel = {*_REMINDERS, "progress", "auto_resolve", "close"}
     elif alert.handling in OWNED:
         cancel = {*_REMINDERS, "close"}
-        if action in ("accept", "assign", "progress", "restore", "family_accept"):
+        if action in ("accept", "assign", "progress", "restore", "family_accept", "order_status", "service_checkin"):
             arm["progress"] = policy.progress_us[alert.severity]
     else:
         cancel = {"progress", "close"}

@@ -126,7 +126,9 @@ TABLE: Final[Mapping[str, Move]] = MappingProxyType(
         "order_sent": Move(UNCLOSED, None, machines=_ORDERS),
         "order_failed": Move(UNCLOSED, None, machines=_ORDERS),
         "order_status": Move(UNCLOSED, None, machines=_ORDERS),
-        "order_code_refused": Move(UNCLOSED, None, machines=_ORDERS, versioned=False),
+        "order_code_refused": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS | {"device"}, versioned=False),
+        "service_checkin": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS | {"device"}),
+        "service_checkout": Move(UNCLOSED, None, roles=_BACKEND, machines=_ORDERS | {"device"}, versioned=False),
         # what is done about the order
         "redispatch": Move(OPEN, None, roles=_BACKEND),
         "order_reminded": Move(UNCLOSED, None, machines=_SYSTEM, versioned=False),

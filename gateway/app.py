@@ -195,6 +195,7 @@ class Gateway:
             group.create_task(parts.receivers.run())
             group.create_task(parts.serial.run())
             group.create_task(keep_running("call_backs", parts.call_backs.run))
+            group.create_task(keep_running("visits", parts.visits.run))
             if parts.ways.alarm_centers is not None:
                 group.create_task(keep_running("alarm_centers", parts.ways.alarm_centers.run))
             group.create_task(parts.brokers.run())

@@ -76,6 +76,7 @@ from gateway.storage.history.queries import PostgresHistory
 from gateway.storage.writer import JournalWriter
 from gateway.telephones import Telephones
 from gateway.terminals import Terminals
+from gateway.visits import Visits
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
 from protocols.transports.mqtt_endpoint.limits import Limits as MqttLimits
@@ -258,6 +259,8 @@ class Parts:
         self.call_backs = CallBacks(self.desk)
         self.ingest.listen(self.call_backs)
         self.order_desk = OrderDesk(self.writer, self.clock, policy, wake=self.outbox.wake)
+        self.visits = Visits(self.order_desk)
+        self.ingest.listen(self.visits)
 
     def _conferences(self) -> Conferences | None:
         twilio, settings = self.ways.twilio, self.settings.notify.twilio

@@ -51,7 +51,7 @@ def of_audit(site: str, seq: int, body: str) -> Iterator[dict[str, Any]]:
     time = iso(row["at_us"])
     data = {**after, "action": action, "actor": row["actor"], "reason": row["reason"], "evidence": row["evidence"]}
     if row["alert_id"]:
-        kind = ORDER if action.startswith("order_") else ALERT
+        kind = ORDER if action.startswith(("order_", "service_")) else ALERT
         yield _event(f"{seq}-0", f"/sites/{site}/alerts/{row['alert_id']}", kind, after.get("person_id"), time, data)
     elif subject.startswith("device/"):
         yield _event(f"{seq}-0", f"/sites/{site}/devices/{device_id}", DEVICE, after.get("person_id"), time, data)

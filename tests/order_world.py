@@ -11,8 +11,9 @@ from alerts import auditor, order_cases, outbox_rows, rows
 from alerts.channel import Receipt
 from alerts.due import fire_due
 from alerts.lifecycle import apply_effects, transition
-from alerts.orders import OrderHandler, Refused, order_status
+from alerts.orders import OrderHandler, order_status
 from alerts.policy import Policy
+from alerts.refusals import Refused
 from alerts.rows import Alert
 from gateway import audit
 from gateway.clock import US_PER_S, VirtualClock

@@ -39,6 +39,7 @@ MAY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "suppressions.write": frozenset({"admin", "supervisor", "installer"}),
         "orders.read": _EVERYBODY_INSIDE | {"backend", "auditor"},
         "orders.callback": frozenset({"admin", "backend"}),
+        "orders.checkin": _EVERYBODY_INSIDE | {"backend"},  # and a device, by its own token
         "care.read": _EVERYBODY_INSIDE | {"backend", "family"},
         "care.write": frozenset({"admin", "supervisor"}),
         "care.act": _EVERYBODY_INSIDE,
@@ -60,7 +61,7 @@ def actor_of(principal: ApiKey) -> Actor:
     return Actor(kind, principal.key_id, principal.role, "api")
 
 
-_bearer = HTTPBearer(auto_error=False, description="an API key, `carebell_<id>_<secret>`, or a JWT")
+bearer = HTTPBearer(auto_error=False, description="an API key, `carebell_<id>_<secret>`, or a JWT")
 
 
 def services_of(request: Request) -> Services:
@@ -79,7 +80,7 @@ async def principal_of(services: Services, presented: str) -> ApiKey | None:
 
 
 async def authenticated(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> ApiKey:
     """The principal of the request; 401 without a valid key."""
     services = services_of(request)

@@ -88,6 +88,8 @@ class OrderCases(Protocol):
         self, intent: str, *, person_id: str, device_id: str, text: str, actor: Actor
     ) -> dict[str, Any]: ...
 
+    async def check_in(self, told: Mapping[str, Any], *, device_id: str, actor: Actor) -> dict[str, Any]: ...
+
     async def act(
         self,
         reference: str,

@@ -32,7 +32,19 @@ MAX_ACCURACY_M: Final = 1e8
 UNKNOWN_DATUM_M: Final = 700.0  # how far GCJ-02 and BD-09 move a place at most, roughly
 
 _MEMBERS: Final = frozenset(
-    {"seq", "boot", "at", "signals", "measurements", "position", "stored", "command", "result", "detail"}
+    {
+        "seq",
+        "boot",
+        "at",
+        "signals",
+        "measurements",
+        "position",
+        "stored",
+        "command",
+        "result",
+        "detail",
+        "service_checkin",
+    }
 )
 RESULTS: Final = ("done", "refused", "unknown")
 MAX_COMMAND_CHARACTERS: Final = 64
@@ -120,10 +132,15 @@ class _Draft:
         answer = self._answer(message)
         if answer is not None:
             self._unknown["command_reply"] = answer
+        scan = message.get("service_checkin")
+        if isinstance(scan, dict):  # what it means is for whoever keeps the orders
+            self._keep(self._unknown, "service_checkin", scan)
+        elif scan is not None:
+            self._fault("service_checkin", f"{kind(scan)}, not an object")
         reading.unknown = self._unknown or None
         report.faults = self._faults.texts()
         stated = any(message.get(name) is not None for name in ("signals", "measurements", "position"))
-        useful = reading.signals or reading.measurements or reading.position or answer
+        useful = reading.signals or reading.measurements or reading.position or answer or isinstance(scan, dict)
         if useful or (stated and not report.faults):
             report.reading = reading
         return report

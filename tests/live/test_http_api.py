@@ -184,6 +184,7 @@ def test_roles_may_what_the_table_says(tmp_path: Path, role: str) -> None:
         "suppressions.write": ("POST", "/api/v1/suppressions"),
         "orders.read": ("GET", "/api/v1/orders"),
         "orders.callback": ("POST", "/api/v1/orders/O-1/status"),
+        "orders.checkin": ("POST", "/api/v1/orders/checkins"),
         "care.read": ("GET", "/api/v1/care/schedules"),
         "care.write": ("POST", "/api/v1/care/schedules"),
         "care.act": ("POST", "/api/v1/care/persons/P-1/answer"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from alerts import completeness, order_cases, order_requests, rows, supervision
-from alerts.orders import Refused
 from alerts.policy import HOUR_US, MINUTE_US
+from alerts.refusals import Refused
 from gateway.errors import ConflictError, NotFoundError, UsageError
 from gateway.model import Severity
 from tests.alerts_support import FAMILY, OPERATOR, committed

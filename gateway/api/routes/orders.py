@@ -12,11 +12,12 @@ from starlette.responses import Response
 from gateway.api.answers import Id, Limit, LongText, ShortText, Time, answer
 from gateway.api.auth import actor_of, may, sees, services_of, visible_persons
 from gateway.api.problems import documented
-from gateway.api.routes import cases
+from gateway.api.routes import cases, checkins
 from gateway.registry.keys import ApiKey
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 router.include_router(cases.router)
+router.include_router(checkins.router)
 
 
 class OrderStatus(StrEnum):
