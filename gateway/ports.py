@@ -136,6 +136,18 @@ class Store(Protocol):
         ...
 
 
+class NearStore(Store, Protocol):
+    """A store of the same process, with a way to it that needs no thread."""
+
+    async def glance(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """As ``read``, for a few rows by their keys: at once on the loop, where that is not held up for it.
+
+        A row of the file's cache takes some microseconds; the way through a thread beside a busy loop takes a
+        thousand times as long.
+        """
+        ...
+
+
 class CommittedListener(Protocol):
     """Called on the loop, in order, for every commit of records."""
 

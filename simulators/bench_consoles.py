@@ -22,7 +22,7 @@ from gateway.registry.keys import issue_api_key
 from gateway.registry.persons import update_person
 from gateway.storage.database import FILE_NAME, open_database
 from simulators.bench import ACTOR, Bench, order_latency
-from simulators.console_clients import Line, Screen, SocketFeed, Told
+from simulators.console_clients import Line, Screen, SocketFeed, Told, plain
 from simulators.latency import Latencies
 
 DISTRICTS: Final = ("和平区", "河西区", "南开区", "红桥区")
@@ -33,7 +33,6 @@ THINK_S: Final = 5.0
 PRESENT_S: Final = 3.0  # as in console.js
 CONNECT_AT_ONCE: Final = 50
 _VERSION: Final = re.compile(rb'data-version="(\d+)"')
-_HANDLING: Final = re.compile(r'data-handling="(\w+)"')
 _NOTE: Final = "note=%E5%A5%B3%E5%84%BF%E5%8D%81%E5%88%86%E9%92%9F%E5%88%B0"
 
 
@@ -204,7 +203,7 @@ class Room:
             ("note", f"&{_NOTE}"),
             ("resolve", "&outcome=assistance"),
         ):
-            version = _VERSION.search(body)
+            version = _VERSION.search(plain(body))
             if version is None or self.stopping:
                 return
             body = await self._do(line, name, "POST", f"{path}/{name}", f"version={int(version[1])}{form}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import os
 import re
 import time
@@ -38,7 +39,10 @@ class Line(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     async def ask(self, method: str, path: str, form: str = "") -> tuple[int, bytes]:
-        """Status and body. Raises ConnectionError when the connection ends before the answer, TimeoutError."""
+        """Status and body, the body as it came: ``plain`` makes it readable.
+
+        Raises ConnectionError when the connection ends before the answer, TimeoutError.
+        """
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             await loop.create_connection(lambda: self, HOST, self._port, local_addr=local_address(self._number))
@@ -75,6 +79,11 @@ class Line(asyncio.Protocol):
             self._answer.set_result((int(head[9:12]), body))
 
 
+def plain(body: bytes) -> bytes:
+    """A body that may be compressed, as it was before."""
+    return gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+
+
 class Told(Struct):
     """What one piece of a stream says: numbers of the journal, alerts raised, rows painted, all as they stand there."""
 
@@ -91,11 +100,12 @@ class Screen(asyncio.Protocol):
         self.number = number
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended = False
-        self.seen: set[str] = set()
+        self.seen: dict[str, None] = {}
         self.seq = 0
         self.beats = self.disorders = self.repeats = 0
         self._on_piece = on_piece
         self._buffer = b""
+        self._transport: asyncio.Transport | None = None
 
     async def open(self, port: int, cookie: str, after: str = "") -> None:
         """Raises ConnectionError when the stream is refused, TimeoutError."""
@@ -112,7 +122,8 @@ class Screen(asyncio.Protocol):
             await self.opened
 
     def close(self) -> None:
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
@@ -146,7 +157,7 @@ class Screen(asyncio.Protocol):
             self.seq = seq
         for alert_id in told.raised:
             self.repeats += alert_id in self.seen
-            self.seen.add(alert_id)
+            self.seen[alert_id] = None
         self._on_piece(self, told, now_s)
 
 

@@ -17,7 +17,7 @@ from gateway.access.users import SECOND_FACTOR, User
 from gateway.clock import US_PER_S, Clock
 from gateway.errors import CarebellError, NotFoundError
 from gateway.model import Actor
-from gateway.ports import Store
+from gateway.ports import NearStore
 from gateway.security import digest_of
 
 ISSUER: Final = "carebell"
@@ -40,7 +40,7 @@ def actor_of(user: User) -> Actor:
 class Door:
     """``limits`` are those of sessions. Every method may raise StorageError."""
 
-    def __init__(self, store: Store, clock: Clock, limits: Limits, *, second_factor: bool = True) -> None:
+    def __init__(self, store: NearStore, clock: Clock, limits: Limits, *, second_factor: bool = True) -> None:
         self._store = store
         self._clock = clock
         self.limits = limits
@@ -158,7 +158,7 @@ class Door:
     async def session(self, token: str, *, active: bool = True) -> Session | None:
         """The session in force of a cookie. ``active``: a person asks, not a timer."""
         now_us = self._clock.now_us()
-        found = await self._store.read(lambda c: sessions.find(c, token, now_us, self.limits))
+        found = await self._store.glance(lambda c: sessions.find(c, token, now_us, self.limits))
         if found is None:
             return None
         session, is_stale = found

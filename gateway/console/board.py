@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import apsw
+import msgspec
 import structlog
 from msgspec import Struct
 
 from gateway.clock import Clock
 from gateway.errors import StorageBrokenError, StorageError
 from gateway.ports import Store
+from gateway.storage.many import fetch
 
 LONGEST: Final = 1000
 POLL_S: Final = 0.1
@@ -105,9 +107,9 @@ class Board:
     async def run(self) -> None:
         """Read the board when an alert changes, and every ``REFRESH_S``. Ends by failure or cancellation alone."""
         read_s = float("-inf")
-        self._since_seq = await self._store.read(_last_audit)
+        seq = self._since_seq = await self._store.read(_last_audit)
         self._changes.clear()
-        seq = self._since_seq
+        self.snapshot = msgspec.structs.replace(self.snapshot, number=self.snapshot.number + 1, seq=seq)
         while True:
             number = self.snapshot.number
             try:
@@ -166,8 +168,8 @@ def _last_audit(connection: apsw.Connection) -> int:
     return int(row[0])
 
 
+_CHANGE: Final = ("t.seq", "t.alert_id", "t.action", "coalesce(a.person_id, '')", "coalesce(p.district, '')")
 _CHANGES: Final = """
-SELECT t.seq, t.alert_id, t.action, coalesce(a.person_id, ''), coalesce(p.district, '')
 FROM (SELECT seq, alert_id, action FROM audit WHERE seq > ? ORDER BY seq LIMIT ?) t
 LEFT JOIN alert a ON a.id = t.alert_id
 LEFT JOIN person p ON p.id = a.person_id
@@ -177,15 +179,18 @@ ORDER BY t.seq
 
 def _changes(connection: apsw.Connection, seq: int) -> tuple[list[Change], int]:
     """Transitions behind a number, and the number that was reached."""
-    rows: list[Any] = connection.execute(_CHANGES, (seq, REPLAY)).fetchall()
+    rows = fetch(connection, _CHANGE, _CHANGES, (seq, REPLAY))
     return [Change(*row) for row in rows if row[1]], rows[-1][0] if rows else seq
 
 
-_SQL: Final = """
-SELECT a.id, a.version, a.kind, a.severity, a.condition, a.handling, a.progress, a.owner, coalesce(u.name, a.owner),
-       a.person_id, a.device_id, a.verified, a.late, a.occurrences, a.raised_at_us, a.updated_at_us,
-       e.presented_at_us IS NOT NULL, s.alert_id IS NOT NULL, coalesce(p.name, ''), coalesce(p.address, ''),
-       coalesce(p.district, d.district, ''), coalesce(d.install_place, ''), coalesce(p.district, '')
+_ROW: Final = (
+    "a.id", "a.version", "a.kind", "a.severity", "a.condition", "a.handling", "a.progress", "a.owner",
+    "coalesce(u.name, a.owner)", "a.person_id", "a.device_id", "a.verified", "a.late", "a.occurrences",
+    "a.raised_at_us", "a.updated_at_us", "e.presented_at_us IS NOT NULL", "s.alert_id IS NOT NULL",
+    "coalesce(p.name, '')", "coalesce(p.address, '')", "coalesce(p.district, d.district, '')",
+    "coalesce(d.install_place, '')", "coalesce(p.district, '')",
+)  # fmt: skip
+_ROWS: Final = """
 FROM alert a
 LEFT JOIN escalation e ON e.alert_id = a.id
 LEFT JOIN suppressed_alert s ON s.alert_id = a.id
@@ -193,22 +198,21 @@ LEFT JOIN person p ON p.id = a.person_id
 LEFT JOIN device d ON d.id = a.device_id
 LEFT JOIN user_account u ON u.id = a.owner
 WHERE a.handling IN ('raised', 'accepted', 'in_progress')
-ORDER BY s.alert_id IS NOT NULL, a.severity, a.handling <> 'raised', a.raised_at_us, a.id
+ORDER BY s.alert_id IS NOT NULL, a.severity, a.handling <> 'raised', a.raised_at_us, a.id LIMIT ?
 """
 
 
 def _open_alerts(connection: apsw.Connection) -> tuple[tuple[Row, ...], int]:
     """Rows in the order of the queue: urgent first, then what nobody has, then the oldest."""
-    found: list[Any] = connection.execute(f"{_SQL} LIMIT ?", (LONGEST,)).fetchall()
+    found = fetch(connection, _ROW, _ROWS, (LONGEST,))
     left_out = 0
     if len(found) == LONGEST:
         row: Any = connection.execute(
             "SELECT count(*) FROM alert WHERE handling IN ('raised', 'accepted', 'in_progress')"
         ).fetchone()
         left_out = int(row[0]) - LONGEST
-    flags = {11, 12, 16, 17}  # SQLite has no type for them
-    rows: list[Row] = []
-    for row in found:
-        values: list[Any] = [bool(value) if number in flags else value for number, value in enumerate(row)]
-        rows.append(Row(*values))
-    return tuple(rows), left_out
+    flags = (11, 12, 16, 17)  # SQLite has no type for them
+    for values in found:
+        for number in flags:
+            values[number] = bool(values[number])
+    return tuple(Row(*values) for values in found), left_out

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from gateway.clock import US_PER_S
 from gateway.console.frame import Visit
 from gateway.errors import UsageError
+from gateway.storage.many import fetch
 
 DAY_US: Final = 24 * 3600 * US_PER_S
 SLA_US: Final = 60 * US_PER_S
@@ -36,15 +37,16 @@ def count(connection: apsw.Connection, since_us: int, now_us: int, district: str
     An alert counts as answered when somebody accepted it within 60 s; one that is younger than that and that
     nobody has yet is not counted.
     """
-    rows: list[Any] = connection.execute(
-        "SELECT a.raised_at_us, e.accepted_at_us, a.outcome, coalesce(p.district, d.district, '')"
-        " FROM alert a LEFT JOIN escalation e ON e.alert_id = a.id LEFT JOIN person p ON p.id = a.person_id"
+    rows = fetch(
+        connection,
+        ("a.raised_at_us", "e.accepted_at_us", "a.outcome", "coalesce(p.district, d.district, '')"),
+        "FROM alert a LEFT JOIN escalation e ON e.alert_id = a.id LEFT JOIN person p ON p.id = a.person_id"
         " LEFT JOIN device d ON d.id = a.device_id"
         " WHERE a.id >= ? AND a.raised_at_us >= ? AND a.severity <= 2 AND a.outcome <> 'test'"
         " AND (? = '' OR coalesce(p.district, d.district, '') = ?)"
         " AND (e.accepted_at_us IS NOT NULL OR a.raised_at_us < ?) ORDER BY a.id LIMIT 100000",
         (_first_id(since_us), since_us, district, district, now_us - SLA_US),
-    ).fetchall()
+    )
     hours: list[list[int]] = [[] for _ in range(24)]
     by_district: dict[str, list[int | None]] = {}
     for raised_us, accepted_us, _, where in rows:

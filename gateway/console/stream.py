@@ -124,8 +124,10 @@ class Screen(Response):
         self._seq = shown.snapshot.seq if self._seen is None else self._seen
         self._number = shown.number_of(self._seq)
         await write(b"retry: 1000\nid: %d\n%b" % (self._seq, self._beat()))
+        if self._seen is None:
+            return
         changes = changes_told(await self.visit.frame.board.changes_after(self._seq), self.visit.sight)
-        if self._seen is not None and changes:
+        if changes:
             await write(b"event: missed\ndata: %d\n\n" % len({each["alert"] for each in changes}))
 
     async def _tell(self, write: Callable[..., Awaitable[None]]) -> None:

@@ -106,7 +106,9 @@ class View:
         changes = changes_told(snapshot.changes, self.sight)
         if changes:
             text = event("change", changes, snapshot.seq) + text
-        if not before:  # nobody was shown anything before the first
+        if (
+            before != snapshot.number - 1
+        ):  # the first, or one was left out, and its changes with it: screens ask the board
             return Shown(snapshot, rows, html, ())
         news = News(before, snapshot.number, snapshot.seq, text)
         return Shown(snapshot, rows, html, (*old.news[1 - KEPT :], news))
@@ -142,7 +144,7 @@ class Views:
     async def shown(self, sight: Sight) -> Shown:
         """What this sight is shown now; made in a thread where nobody has asked for it before."""
         view = self._views.get(sight)
-        if view is None:
+        if view is None or view.shown.snapshot.number < self._board.snapshot.number:
             view = await asyncio.to_thread(self.of, sight)
         return view.shown
 

@@ -101,6 +101,8 @@ class JournalWriter:
         self._path = data_dir / FILE_NAME
         self._connection = open_database(self._path, vfs=vfs)
         self._checkpoint_connection = open_database(self._path, vfs=vfs)
+        self._glancing = open_database(self._path, read_only=True, vfs=vfs)
+        self._glancing.set_busy_timeout(0)
         self._vfs = vfs
         self._reserve = Reserve(data_dir / "reserve.bin", reserve_bytes)
         self._reserve.hold()
@@ -139,9 +141,23 @@ class JournalWriter:
     async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
         return await self._loop.run_in_executor(None, self._read, fn)
 
+    async def glance(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """On the loop's own connection, which waits for nobody: where the file is held, in a thread after all."""
+        if self._stopping.is_set():
+            return await self.read(fn)
+        try:
+            with self._glancing:  # one snapshot
+                result = fn(self._glancing)
+        except apsw.BusyError:
+            return await self.read(fn)
+        except (apsw.IOError, apsw.CorruptError) as error:
+            raise StorageError(f"the journal cannot be read: {error}") from error
+        return result
+
     async def close(self) -> None:
         """Commit what was submitted, then end. Safe to call twice."""
         if not self._stopping.is_set():
+            _close(self._glancing)  # before the writer's, which as the last one empties the WAL
             self._stopping.set()
             self._checkpoint_now.set()
             self._queue.put(None)
