@@ -21,6 +21,8 @@ def complete(api: FastAPI) -> None:
             schema["paths"]["/ingest/v1/{device_id}"] = _ingest()
             for path in schema["paths"].values():
                 for operation in path.values():
+                    if "requestBody" in operation:
+                        operation["responses"].setdefault("400", {"description": "the body is not UTF-8"})
                     _problems_only(operation)
             schema["components"]["schemas"].pop("HTTPValidationError", None)
             schema["components"]["schemas"].pop("ValidationError", None)
@@ -92,6 +94,7 @@ def _ingest() -> dict[str, Any]:
                     },
                 },
                 "401": refused("wrong or missing token"),
+                "404": refused("no id that a device could have"),
                 "408": refused("the body came too slowly"),
                 "413": refused("longer than 65536 bytes"),
                 "503": refused("not durable; send it again after Retry-After seconds"),

@@ -8,17 +8,20 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from gateway.api.problems import documented
 from gateway.errors import NotFoundError
 
 router = APIRouter(tags=["events"])
 
+YAML: Final = "application/yaml"
 DOCUMENT: Final = Path(__file__).resolve().parents[3] / "docs" / "asyncapi.yaml"
 
 
 @router.get(
     "/asyncapi.yaml",
     response_model=None,
-    responses={200: {"content": {"application/yaml": {"schema": {"type": "string"}}}}, 404: {"description": "absent"}},
+    response_class=Response,
+    responses={200: {"content": {YAML: {"schema": {"type": "object"}}}}, **documented(404)},
 )
 def asyncapi() -> Response:
     """AsyncAPI 3.0 of Redis Streams, WebSocket, server-sent events and webhooks."""
@@ -26,4 +29,4 @@ def asyncapi() -> Response:
         text = DOCUMENT.read_bytes()
     except OSError:
         raise NotFoundError("the document is in docs/asyncapi.yaml of the source tree") from None
-    return Response(text, 200, None, "application/yaml")
+    return Response(text, media_type=YAML)

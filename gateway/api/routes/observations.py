@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, StringConstraints
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from gateway.model import METRICS
 from gateway.registry.keys import ApiKey
 
 router = APIRouter(tags=["observations"])
+GEOJSON = "application/geo+json"
 
 PersonId = Annotated[Id, Query(examples=["P-0001"])]
 From = Annotated[Time | None, Query(alias="from", description="without it: a day before `to`")]
@@ -91,7 +93,12 @@ async def live_state(
     return answer(services.live.person(person_id))
 
 
-@router.get("/positions", response_model=None, responses={200: {"model": dict[str, Any]}, **documented(404)})
+@router.get(
+    "/positions",
+    response_model=None,
+    response_class=Response,
+    responses={200: {"content": {GEOJSON: {"schema": {"type": "object"}}}}, **documented(404)},
+)
 async def positions(
     request: Request,
     principal: Annotated[ApiKey, Depends(may("observations.read"))],
@@ -105,6 +112,4 @@ async def positions(
     from_us, to_us = time_range(from_, to, services.clock.now_us())
     await require_person(services, principal, person_id)
     found = await services.history.positions(person_id, from_us, to_us, limit)
-    response = answer(found)
-    response.headers["content-type"] = "application/geo+json"
-    return response
+    return Response(msgspec.json.encode(found), media_type=GEOJSON)
