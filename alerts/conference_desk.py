@@ -6,23 +6,35 @@ Every leg is written down before it is called (the call log), and who wanted it 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, get_args
 
 import apsw
+from msgspec import Struct
 
 from alerts import call_legs, rows
 from alerts.attempts import Parties
 from alerts.people import NoticeSource
 from gateway import audit
 from gateway.clock import Clock
-from gateway.errors import NotFoundError, UsageError
+from gateway.errors import DeliveryError, NotFoundError, UsageError
 from gateway.model import Actor
 from gateway.ports import Store
 
-Role = Literal["person", "call_center", "family", "doctor", "ems120"]
+Role = Literal["person", "call_center", "family", "doctor", "social_worker", "ems120"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+"""In the order in which they are called."""
 Change = Literal["hold", "unhold", "mute", "unmute"]
 CHANGES: Final[tuple[Change, ...]] = ("hold", "unhold", "mute", "unmute")
+
+
+class Party(Struct, frozen=True, kw_only=True):
+    """Somebody to be called in: ``to`` (a number, or sip:...), else the contact's number, else the person's own."""
+
+    role: Role
+    to: str = ""
+    contact_id: str = ""
+    muted: bool = False
 
 
 class Leg(Protocol):
@@ -112,6 +124,25 @@ class Conferences:
             role, number, attempt_id, muted=muted, commanded_by=f"{actor.role}/{actor.id}"
         )
         return _view(leg)
+
+    async def gather(self, alert_id: str, parties: Sequence[Mapping[str, Any]], *, actor: Actor) -> dict[str, Any]:
+        """Call several in, by the order of ROLES; each is the members of a Party. ``legs``, and ``failed`` with why.
+
+        Who cannot be called keeps nobody else from being called. Raises NotFoundError for the alert.
+        """
+        await self._store.read(lambda c: rows.get(c, alert_id))
+        legs: list[dict[str, Any]] = []
+        failed: list[dict[str, Any]] = []
+        for party in sorted((Party(**each) for each in parties), key=lambda each: ROLES.index(each.role)):
+            try:
+                leg = await self.add(
+                    alert_id, party.role, actor=actor, to=party.to, contact_id=party.contact_id, muted=party.muted
+                )
+            except (UsageError, DeliveryError) as error:
+                failed.append({"role": party.role, "contact_id": party.contact_id or None, "detail": str(error)})
+            else:
+                legs.append(leg)
+        return {"legs": legs, "failed": failed}
 
     async def change(self, alert_id: str, role: Role, change: Change, *, actor: Actor) -> list[dict[str, Any]]:
         """Hold or mute all legs of a role, or end that; who is in it then."""

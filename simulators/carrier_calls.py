@@ -207,26 +207,33 @@ class Switchboard:
         return None
 
     async def _hear(self, call: Call, verb: ET.Element) -> None:
+        await self._sleep(self._begin_to_hear(call, verb))
+
+    def _begin_to_hear(self, call: Call, verb: ET.Element) -> float:
+        """How many seconds it takes to hear all of it."""
         if verb.tag == "Pause":
-            await self._sleep(float(verb.get("length", "1")))
-            return
+            return float(verb.get("length", "1"))
         words = "".join(verb.itertext()).strip()
         call.told.append(f"听到 heard: {words}")
-        rate = ASCII_PER_S if words.isascii() else CHARACTERS_PER_S
-        await self._sleep(len(words) / rate)
+        return len(words) / (ASCII_PER_S if words.isascii() else CHARACTERS_PER_S)
 
     async def _gather(self, call: Call, verb: ET.Element, behaviour: Behaviour) -> str | None:
-        """Keys interrupt what is said. None: no key, and the action is not asked for that."""
+        """Keys interrupt what is said. None: no key, and the action is not asked for that.
+
+        When a key is pressed goes by how long things take to say, not by a timer: a slow machine hears as much.
+        """
         key = behaviour.keys[call.asked] if call.asked < len(behaviour.keys) and not behaviour.machine else ""
         call.asked += 1
-        try:
-            async with asyncio.timeout(behaviour.key_after_s / self._speed if key else None):
-                for nested in verb:
-                    await self._hear(call, nested)
-                await self._sleep(float(verb.get("timeout", "5")))
+        left_s = behaviour.key_after_s
+        for nested in (*verb, None):
+            lasts_s = float(verb.get("timeout", "5")) if nested is None else self._begin_to_hear(call, nested)
+            await self._sleep(min(lasts_s, left_s) if key else lasts_s)
+            if key and lasts_s >= left_s:
+                call.told.append(f"按键 pressed {key}")
+                break
+            left_s -= lasts_s
+        else:
             key = ""
-        except TimeoutError:
-            call.told.append(f"按键 pressed {key}")
         if not key and verb.get("actionOnEmptyResult") != "true":
             return None
         return await self._fetch(call, verb.get("action", ""), Digits=key, msg="Gather End", FinishedOnKey="")

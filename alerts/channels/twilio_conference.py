@@ -1,4 +1,4 @@
-"""One conference for one alert: the person, the call center, family, doctor and 120 on one line (DB4110 5.1).
+"""One conference for one alert: the person, call center, family, doctor, social worker, 120 on one line (DB4110 5.1).
 
 Legs come and go by role. No leg's end ends the conference, so the person is never left alone on a dead line because
 somebody else hung up.
@@ -19,10 +19,12 @@ from gateway.errors import DeliveryUnknownError, NotFoundError, UsageError
 if TYPE_CHECKING:
     from alerts.channels.twilio import TwilioProvider
 
-Role = Literal["person", "call_center", "family", "doctor", "ems120"]
+Role = Literal["person", "call_center", "family", "doctor", "social_worker", "ems120"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
-RING_S: Final[Mapping[Role, int]] = {"person": 60, "call_center": 60, "family": 25, "doctor": 25, "ems120": 60}
+RING_S: Final[Mapping[Role, int]] = {
+    "person": 60, "call_center": 60, "family": 25, "doctor": 25, "social_worker": 25, "ems120": 60,
+}  # fmt: skip
 MAX_LEGS: Final = 20
 MAX_ROUNDS: Final = 20
 """So many conferences of one alert are looked at, the newest first."""

@@ -60,10 +60,12 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
             url = f"/api/v1/alerts/{alert_id}/conference"
             async with serving(build_app(services)) as it.server, it.as_role("operator") as client:
                 assert (await client.get(url)).json() == []
-                elder = await client.post(f"{url}/legs", json={"role": "person"})
-                assert (elder.status_code, elder.json()["role"]) == (201, "person")
-                daughter = await client.post(f"{url}/legs", json={"role": "family", "contact_id": contact_id})
-                assert daughter.status_code == 201
+                parties = [{"role": "family", "contact_id": contact_id}, {"role": "social_worker"}, {"role": "person"}]
+                gathered = await client.post(url, json={"parties": parties})
+                assert gathered.status_code == 201, gathered.text
+                assert [leg["role"] for leg in gathered.json()["legs"]] == ["person", "family"]
+                (why,) = gathered.json()["failed"]
+                assert (why["role"], "whom to call as social_worker" in why["detail"]) == ("social_worker", True)
                 await client.post(f"{url}/legs", json={"role": "doctor", "to": DOCTOR})
                 called = {str(call.to) for call in harness.carrier.calls}
                 assert called == {ELDER, DAUGHTER, DOCTOR}
@@ -77,6 +79,9 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                 await until(lambda: connected() == {"person", "family"})
                 muted = (await client.post(f"{url}/family/mute")).json()
                 assert [(leg["role"], leg["muted"]) for leg in muted] == [("person", False), ("family", True)]
+                held = (await client.post(f"{url}/person/hold")).json()
+                assert [(leg["role"], leg["on_hold"]) for leg in held] == [("person", True), ("family", False)]
+                assert not any(leg["on_hold"] for leg in (await client.post(f"{url}/person/unhold")).json())
                 assert_problem(await client.delete(f"{url}/person"), 422, "kept")
                 assert [leg["role"] for leg in (await client.delete(f"{url}/family")).json()] == ["person"]
                 await until(lambda: connected() == {"person"})
@@ -98,7 +103,8 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                     lambda c: c.execute("SELECT json_extract(body, '$.action') FROM audit ORDER BY seq").fetchall()
                 )
                 assert [action for (action,) in rows if str(action).startswith("conference.")] == [
-                    "conference.add", "conference.add", "conference.add", "conference.mute", "conference.drop",
+                    "conference.add", "conference.add", "conference.add", "conference.mute", "conference.hold",
+                    "conference.unhold", "conference.drop",
                     "conference.drop", "conference.add", *["conference.end"] * ended,
                 ]  # fmt: skip
         it.store.connection.close()

@@ -1,4 +1,4 @@
-"""The conference of an alert: the person, the call center, family, doctor and 120 on one line."""
+"""The conference of an alert: the person, the call center, family, doctor, social worker and 120 on one line."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Role(StrEnum):
     call_center = "call_center"
     family = "family"
     doctor = "doctor"
+    social_worker = "social_worker"
     ems120 = "ems120"
 
 
@@ -49,6 +50,14 @@ class NewLeg(BaseModel):
     muted: bool = False
 
 
+class Gathering(BaseModel):
+    """Who is to be on the line. They are called by their roles: the person, call center, family, doctor and so on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parties: Annotated[list[NewLeg], Field(min_length=1, max_length=20)]
+
+
 class LegView(BaseModel):
     role: str
     attempt_id: str
@@ -58,6 +67,17 @@ class LegView(BaseModel):
     on_hold: bool
 
 
+class NotCalled(BaseModel):
+    role: str
+    contact_id: str | None
+    detail: str
+
+
+class GatheredView(BaseModel):
+    legs: list[LegView]
+    failed: list[NotCalled]
+
+
 Legs: dict[int | str, dict[str, Any]] = {200: {"model": list[LegView]}}
 
 
@@ -65,6 +85,17 @@ Legs: dict[int | str, dict[str, Any]] = {200: {"model": list[LegView]}}
 async def show(request: Request, alert_id: AlertId, principal: Operator) -> Response:
     """Who is in it, or being called into it. No numbers: those are in the call log."""
     return answer(await (await _conferences(request, principal, alert_id)).legs(alert_id))
+
+
+@router.post("", status_code=201, response_model=None, responses={201: {"model": GatheredView}, **_ANSWERS})
+async def gather(request: Request, alert_id: AlertId, body: Gathering, principal: Operator) -> Response:
+    """Call several in with one request. Who cannot be called is in ``failed``, and keeps nobody else from it."""
+    conferences = await _conferences(request, principal, alert_id)
+    parties = [
+        {"role": each.role.value, "to": each.to, "contact_id": each.contact_id, "muted": each.muted}
+        for each in body.parties
+    ]
+    return answer(await conferences.gather(alert_id, parties, actor=actor_of(principal)), 201)
 
 
 @router.post("/legs", status_code=201, response_model=None, responses={201: {"model": LegView}, **_ANSWERS})
