@@ -102,11 +102,16 @@ class Driver:
     async def _send(self, device: Device, writer: asyncio.StreamWriter, in_flight: dict[int, int]) -> None:
         while not self._finishing:
             if len(in_flight) < WINDOW:
-                seq, payload = device.next_payload()
-                device.unacknowledged[seq] = payload
-                in_flight[seq & 0xFFFF or 1] = seq
-                writer.write(_publish(device.device_id, seq, payload, again=False))
+                self._say(device, writer, in_flight)
             await asyncio.sleep(device.rng.random() * 2 * self._pause_s)
+        if not device.unacknowledged:  # who waits for acknowledgements learns by one that this was the last
+            self._say(device, writer, in_flight)
+
+    def _say(self, device: Device, writer: asyncio.StreamWriter, in_flight: dict[int, int]) -> None:
+        seq, payload = device.next_payload()
+        device.unacknowledged[seq] = payload
+        in_flight[seq & 0xFFFF or 1] = seq
+        writer.write(_publish(device.device_id, seq, payload, again=False))
 
 
 def _publish(device_id: str, seq: int, payload: bytes, *, again: bool) -> bytes:

@@ -170,7 +170,10 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 
 
 chunkings = st.lists(st.integers(1, 5000), min_size=1, max_size=8)
-quick = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=120,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @quick
