@@ -5,40 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
-from gateway.address import host_and_port, shown
-from gateway.clock import Clock
-from gateway.errors import FramingError, TransportError
-from gateway.ports import Directory, Ingest, TerminalCodec
+from gateway.errors import FramingError
 from protocols.transports.datagram_repeats import LOOK_S, Repeats
-from protocols.transports.terminal_talk import Limits, Switchboard, Talk
+from protocols.transports.terminal_talk import ListenerParts, Switchboard, Talk, TerminalListener
 
 DATAGRAM_BYTES: Final = 8192
 RECEIVE_BUFFER_BYTES: Final = 4 << 20
 
 
-class DatagramListener:
+class DatagramListener(TerminalListener["_DatagramBoard"]):
     """``ports.Transport``: the terminals of one codec over UDP. A datagram that is not stored is not answered."""
 
-    def __init__(
-        self,
-        *,
-        listen: str,
-        codec: TerminalCodec,
-        ingest: Ingest,
-        directory: Directory,
-        clock: Clock,
-        limits: Limits | None = None,
-    ) -> None:
-        """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
-        self._host, self._port = host_and_port(listen)
+    def __init__(self, **parts: Unpack[ListenerParts]) -> None:
+        super().__init__(_DatagramBoard, "udp", parts)
         self._transport: asyncio.DatagramTransport | None = None
-        self.address = ""
-        """``host:port`` as bound, once started."""
-        self.switchboard = _DatagramBoard(
-            transport="udp", codec=codec, ingest=ingest, directory=directory, clock=clock, limits=limits or Limits()
-        )
 
     async def start(self) -> None:
         """Bind. Raises TransportError when the address cannot be bound."""
@@ -51,10 +33,8 @@ class DatagramListener:
                 lambda: _Endpoint(board), local_addr=(self._host, self._port)
             )
         except OSError as error:
-            name = board.codec.name
-            raise TransportError(f"{name} cannot listen on {self._host}:{self._port}: {error}") from error
-        host, port = self._transport.get_extra_info("sockname")[:2]
-        self.address = shown(host, port)
+            raise self.not_bound(error) from error
+        self.bound(self._transport.get_extra_info("sockname"))
 
     async def run(self) -> None:
         """Serve until cancelled. Then take nothing more, answer what is being committed, and end."""
@@ -70,14 +50,6 @@ class DatagramListener:
             if self._transport is not None:
                 self._transport.close()
                 self._transport = None
-
-    async def send(self, device_id: str, payload: bytes) -> bool:
-        """``ports.Downlink``: to the address that the device sent from last, while that is fresh."""
-        return self.switchboard.send(device_id, payload)
-
-    def counters(self) -> dict[str, int]:
-        """Totals since the start (names end in ``_total``) and what is now."""
-        return self.switchboard.counters()
 
 
 class _DatagramBoard(Switchboard):
@@ -170,10 +142,8 @@ class _DatagramBoard(Switchboard):
     def counters(self) -> dict[str, int]:
         return {
             "peers": len(self._peers),
-            "devices": self.live(),
-            "waiting": self.waiting,
+            **super().counters(),
             "datagrams_total": self.datagrams,
-            **{f"{name}_total": count for name, count in self.counts.items()},
             **{f"dropped_{reason}_total": count for reason, count in sorted(self.dropped.items())},
             **({} if self.repeats is None else {f"{name}_total": n for name, n in self.repeats.counts.items()}),
         }

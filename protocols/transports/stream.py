@@ -6,43 +6,25 @@ import asyncio
 import math
 import socket
 import ssl
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
-from gateway.address import host_and_port, shown
-from gateway.clock import Clock
-from gateway.errors import FramingError, TransportError
-from gateway.ports import Directory, Framer, Ingest, TerminalCodec
+from gateway.errors import FramingError
+from gateway.ports import Framer
 from protocols.transports.mqtt_endpoint.wheel import Wheel
-from protocols.transports.terminal_talk import Limits, Switchboard, Talk
+from protocols.transports.terminal_talk import ListenerParts, Switchboard, Talk, TerminalListener
 
 BACKLOG: Final = 4096
 CLOSING_S: Final = 5.0
 _COMMITS, _UNREAD = 1, 2  # reasons not to read
 
 
-class StreamListener:
+class StreamListener(TerminalListener["_StreamBoard"]):
     """``ports.Transport``: the terminals of one codec over TCP."""
 
-    def __init__(
-        self,
-        *,
-        listen: str,
-        codec: TerminalCodec,
-        ingest: Ingest,
-        directory: Directory,
-        clock: Clock,
-        limits: Limits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
+    def __init__(self, *, ssl_context: ssl.SSLContext | None = None, **parts: Unpack[ListenerParts]) -> None:
+        super().__init__(_StreamBoard, "tcp", parts)
         self._ssl_context = ssl_context
-        self._host, self._port = host_and_port(listen)
         self._server: asyncio.Server | None = None
-        self.address = ""
-        """``host:port`` as bound, once started."""
-        self.switchboard = _StreamBoard(
-            transport="tcp", codec=codec, ingest=ingest, directory=directory, clock=clock, limits=limits or Limits()
-        )
 
     async def start(self) -> None:
         """Bind and listen. Raises TransportError when the address cannot be bound."""
@@ -55,10 +37,8 @@ class StreamListener:
                 lambda: Connection(board), self._host, self._port, backlog=BACKLOG, ssl=self._ssl_context
             )
         except OSError as error:
-            name = board.codec.name
-            raise TransportError(f"{name} cannot listen on {self._host}:{self._port}: {error}") from error
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self.address = shown(host, port)
+            raise self.not_bound(error) from error
+        self.bound(self._server.sockets[0].getsockname())
 
     async def run(self) -> None:
         """Serve until cancelled. Then accept nothing more, answer what is being committed, and end."""
@@ -70,14 +50,6 @@ class StreamListener:
                 board.wheel.advance(board.clock.monotonic_s())
         finally:
             await self._close()
-
-    async def send(self, device_id: str, payload: bytes) -> bool:
-        """``ports.Downlink``."""
-        return self.switchboard.send(device_id, payload)
-
-    def counters(self) -> dict[str, int]:
-        """Totals since the start (names end in ``_total``) and what is now."""
-        return self.switchboard.counters()
 
     async def _close(self) -> None:
         board = self.switchboard
@@ -148,10 +120,8 @@ class _StreamBoard(Switchboard):
     def counters(self) -> dict[str, int]:
         return {
             "connections": len(self.connections),
-            "devices": self.live(),
-            "waiting": self.waiting,
+            **super().counters(),
             "accepted_total": self.accepted,
-            **{f"{name}_total": count for name, count in self.counts.items()},
             **{f"closed_{reason}_total": count for reason, count in sorted(self.closed.items())},
         }
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 import structlog
 from msgspec import Struct
 
+from gateway.address import host_and_port, shown
 from gateway.clock import Clock
-from gateway.errors import ParseError
+from gateway.errors import ParseError, TransportError
 from gateway.model import EMERGENCY_SIGNALS, Frame, Report, Verdict
 from gateway.ports import Directory, Ingest, TerminalCodec
 
@@ -336,3 +337,58 @@ class Switchboard:
     def live(self) -> int:
         """How many devices of the registry have a conversation."""
         return len(self._live)
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start (names end in ``_total``) and what is now; a transport adds its own."""
+        return {
+            "devices": self.live(),
+            "waiting": self.waiting,
+            **{f"{name}_total": count for name, count in self.counts.items()},
+        }
+
+
+Board = TypeVar("Board", bound=Switchboard)
+
+
+class ListenerParts(TypedDict):
+    """What a listener is made of. ``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any)."""
+
+    listen: str
+    codec: TerminalCodec
+    ingest: Ingest
+    directory: Directory
+    clock: Clock
+    limits: NotRequired[Limits | None]
+
+
+class TerminalListener(Generic[Board]):
+    """``ports.Downlink``, and what is the same for the terminals of one codec over any transport."""
+
+    def __init__(self, board: type[Board], transport: str, parts: ListenerParts) -> None:
+        self._host, self._port = host_and_port(parts["listen"])
+        self.address = ""
+        """``host:port`` as bound, once started."""
+        self.switchboard = board(
+            transport=transport,
+            codec=parts["codec"],
+            ingest=parts["ingest"],
+            directory=parts["directory"],
+            clock=parts["clock"],
+            limits=parts.get("limits") or Limits(),
+        )
+
+    async def send(self, device_id: str, payload: bytes) -> bool:
+        """``ports.Downlink``: on the conversation that the device had last, while it lasts."""
+        return self.switchboard.send(device_id, payload)
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the start (names end in ``_total``) and what is now."""
+        return self.switchboard.counters()
+
+    def bound(self, name: tuple[Any, ...]) -> None:
+        """Note the name of the socket."""
+        self.address = shown(*name[:2])
+
+    def not_bound(self, error: OSError) -> TransportError:
+        """What to raise when the address cannot be bound."""
+        return TransportError(f"{self.switchboard.codec.name} cannot listen on {self._host}:{self._port}: {error}")
