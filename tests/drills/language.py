@@ -6,6 +6,8 @@
     at 22:04:50 contact 1 presses 2
     expect state raised
 
+What is expected of a time happens once then; ``expect 22:04:00 first refuses sms times 3`` is three times.
+
 The world behind it is ``tests.drills.world``.
 """
 
@@ -124,7 +126,8 @@ async def _sentence(world: World, line: str) -> bool:
         at_us = time_of(match[1])
         await world.wait_until(at_us)
         found = [each.what for each in world.happened if each.at_us == at_us]
-        assert match[2] in found, f"only {found or 'nothing'} then"
+        what, _, times = match[2].partition(" times ")
+        assert found.count(what) == int(times or 1), f"{found or 'nothing'} then"
     elif match := re.fullmatch(r"until (\d\d:\d\d:\d\d(?:\+\d+)?) nobody is told", line):
         before = len(world.happened)
         await world.wait_until(time_of(match[1]))
