@@ -17,7 +17,7 @@ from alerts.states import DESK_ACTIONS
 from gateway.clock import Clock
 from gateway.errors import ConflictError, NotFoundError, UsageError
 from gateway.model import Actor
-from gateway.ports import Store
+from gateway.ports import NearStore
 
 EARLY_CALLBACK_S: Final = 2.0
 EARLY_POLL_S: Final = 0.05
@@ -62,7 +62,7 @@ def act(
 class Desk:
     """ports.AlertDesk."""
 
-    def __init__(self, store: Store, clock: Clock, policy: Policy, *, wake: Callable[[], None]) -> None:
+    def __init__(self, store: NearStore, clock: Clock, policy: Policy, *, wake: Callable[[], None]) -> None:
         """``wake`` tells the outbox that there may be something to send."""
         self._store = store
         self._clock = clock
@@ -79,7 +79,7 @@ class Desk:
         )
 
     async def alert(self, alert_id: str) -> dict[str, Any]:
-        return await self._store.read(lambda c: show_alert(c, alert_id))
+        return await self._store.glance(lambda c: show_alert(c, alert_id))
 
     async def act(
         self,

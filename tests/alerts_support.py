@@ -62,6 +62,8 @@ class FileStore:
         await asyncio.sleep(0)
         return fn(self.connection)
 
+    glance = read
+
     def close(self) -> None:
         self.connection.close()
 

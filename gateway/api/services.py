@@ -12,7 +12,7 @@ from gateway.clock import Clock
 from gateway.health import Health
 from gateway.metrics import Metrics
 from gateway.model import Actor
-from gateway.ports import AlertDesk, Credentials, EventFeed, HistoryQueries, Store
+from gateway.ports import AlertDesk, Credentials, EventFeed, HistoryQueries, NearStore
 from gateway.registry.keys import ApiKey
 
 
@@ -172,7 +172,7 @@ class Services:
     ``closing`` is set when the listener drains: event streams then end.
     """
 
-    store: Store
+    store: NearStore
     keys: KeyRing
     desk: AlertDesk
     history: HistoryQueries

@@ -38,7 +38,7 @@ async def panel(visit: Visit) -> Response:
 async def facts(visit: Visit, alert_id: str) -> dict[str, Any]:
     """What the templates of a case need. Names, numbers and addresses are masked as the role asks."""
     alert = await visible_alert(visit.services, visit.principal, alert_id)
-    found = await visit.services.store.read(lambda c: _registry(c, alert))
+    found = await visit.services.store.glance(lambda c: _registry(c, alert))
     person = found["person"]
     if person is not None:
         year = from_us(visit.services.clock.now_us()).year

@@ -11,16 +11,18 @@ from starlette.responses import Response
 from gateway.access import door, users
 from gateway.api.auth import require_person, sees, visible_persons
 from gateway.clock import iso
+from gateway.console import sheets
 from gateway.console.frame import Visit, see_other
 from gateway.console.outline import shifted
 from gateway.console.queue import JSON, mine
 from gateway.errors import NotFoundError, UsageError
 from gateway.registry.contacts import list_contacts
 from gateway.registry.devices import list_devices, show_device
-from gateway.registry.persons import list_persons, show_person
+from gateway.registry.persons import show_person
 from gateway.security import mask_name, mask_phone
 from gateway.storage import calls as call_log
 from gateway.storage.calls import FULL_ROLES, Question
+from gateway.storage.many import fetch
 
 PAGE: Final = 100
 AUDIT_PAGE: Final = 200
@@ -31,7 +33,7 @@ async def persons(visit: Visit) -> Response:
     search = visit.form.get("search", "").strip()[:100]
     after = visit.request.query_params.get("after", "")[:128]
     found = await visit.services.store.read(
-        lambda c: list_persons(c, search=search, district=visit.principal.district, after_id=after, limit=PAGE)
+        lambda c: sheets.persons(c, search=search, district=visit.principal.district, after_id=after, limit=PAGE)
     )
     masked = visit.principal.role not in ("supervisor", "admin") and not search
     for person in found:
@@ -89,7 +91,7 @@ async def devices(visit: Visit) -> Response:
     search = visit.form.get("search", "").strip()[:100]
     after = visit.request.query_params.get("after", "")[:128]
     visible = await visible_persons(visit.services, visit.principal)
-    found = await visit.services.store.read(lambda c: list_devices(c, search=search, after_id=after, limit=PAGE))
+    found = await visit.services.store.read(lambda c: sheets.devices(c, search=search, after_id=after, limit=PAGE))
     more = found[-1]["device_id"] if len(found) == PAGE and not search else ""
     shown = [one for one in found if sees(visible, one["person_id"], visit.principal)]
     faults = await visit.services.store.read(_device_alerts)
@@ -185,9 +187,10 @@ async def whole_map_data(visit: Visit) -> Response:
 def _device_alerts(connection: apsw.Connection) -> dict[str, list[str]]:
     """Kinds of open alerts by device."""
     found: dict[str, list[str]] = {}
-    for device_id, kind in connection.execute(
-        "SELECT device_id, kind FROM alert WHERE handling IN ('raised', 'accepted', 'in_progress') AND device_id <> ''"
+    rest = (
+        "FROM alert WHERE handling IN ('raised', 'accepted', 'in_progress') AND device_id <> ''"
         " AND subject LIKE 'device/%' LIMIT 10000"
-    ):
+    )
+    for device_id, kind in fetch(connection, ("device_id", "kind"), rest):
         found.setdefault(str(device_id), []).append(str(kind))
     return found
