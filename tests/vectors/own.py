@@ -22,6 +22,7 @@ from gateway.clock import iso, to_us
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from gateway.observations import observations
+from gateway.ports import Codec
 from protocols.registry import CODECS, lenient
 
 HERE = Path(__file__).parent
@@ -62,16 +63,20 @@ def vectors(codec: str) -> list[Vector]:
     return convert(tomllib.loads(path.read_text(encoding="utf-8")), dict[str, list[Vector]])["vector"]
 
 
-def parse(codec: str, vector: Vector) -> list[Report]:
-    chosen = lenient(codec) if vector.lenient else CODECS[codec]
+def parse(codec: Codec, vector: Vector) -> list[Report]:
     frame = Frame(
-        "test", codec, "test", vector.payload, to_us(vector.received_at), vector.device_key, context=vector.context
+        "test", codec.name, "test", vector.payload, to_us(vector.received_at), vector.device_key, context=vector.context
     )
-    return list(chosen.parse(frame))
+    return list(codec.parse(frame))
 
 
 def problems(codec: str, vector: Vector) -> list[str]:
-    """What the codec makes of the vector that it should not; empty when all is as expected."""
+    """What the codec of this name makes of the vector that it should not; empty when all is as expected."""
+    return problems_with(lenient(codec) if vector.lenient else CODECS[codec], vector)
+
+
+def problems_with(codec: Codec, vector: Vector) -> list[str]:
+    """The same of any codec."""
     try:
         reports = parse(codec, vector)
     except ParseError as error:
