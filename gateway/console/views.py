@@ -50,9 +50,11 @@ class Shown(Struct, frozen=True):
 
     def news_after(self, number: int) -> tuple[News, ...] | None:
         """What a screen that shows ``number`` has not been told yet; None when that reaches back too far."""
-        found = tuple(each for each in self.news if each.number > number)
         if number >= self.snapshot.number:
             return ()
+        if self.news and self.news[-1].before == number:  # as nearly always
+            return self.news[-1:]
+        found = tuple(each for each in self.news if each.number > number)
         return found if found and found[0].before <= number else None
 
     def number_of(self, seq: int) -> int:
