@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ import httpx2
 from msgspec import Struct
 
 from gateway.events import ALERT
-from simulators.board import Board
+from simulators.board import STATUS_ZH, Board
 from simulators.carrier import SimulatedCarrier
 from simulators.client import ApiError, GatewayApi
 from simulators.commands import Obedience
@@ -30,6 +31,7 @@ from simulators.platform import Loop, SimulatedPlatform
 USUAL_MINUTES: Final = 3.0
 OPERATOR_TRIES: Final = 8
 SETTLE_S: Final = 5.0
+_ORDER: Final = re.compile(r"工单 order (?P<id>O-\d+): (?P<status>[a-z_]+)(?P<rest>.*)")
 FAMILY_S: Final = 20.0
 STORY: Final = "P-0002"
 """Whose press no operator is free for: the carrier calls the daughter, who does not answer, then the son."""
@@ -155,8 +157,14 @@ class Demo:
     def hear_platform(self, line: str) -> None:
         """A line of the simulated platform's log; its own time is left out, the story has another."""
         told = line.partition(" ")[2]
-        if told.endswith(": arrived"):
-            told += " 服务码核对无误 with the right service code"
+        found = _ORDER.fullmatch(told)
+        order = self._platform.orders.get(found["id"]) if found is not None else None
+        if found is not None and order is not None:
+            name = (order.body.get("person") or {}).get("name") or "?"
+            status = f"{STATUS_ZH.get(found['status'], '')} {found['status']}"
+            told = f"{name} 工单 order {found['id']} {status}{found['rest']}"
+            if found["status"] == "arrived":
+                told += ",服务码核对无误 with the right service code"
         self.board.line("平台 platform", told, "magenta")
 
     def hear_carrier(self, line: str) -> None:

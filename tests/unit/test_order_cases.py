@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from alerts import completeness, order_cases, order_requests, rows, supervision
+from alerts.channels.order_api import TITLES
 from alerts.policy import HOUR_US, MINUTE_US
 from alerts.refusals import Refused
+from alerts.wording import own_wording
 from gateway.errors import ConflictError, NotFoundError, UsageError
 from gateway.model import Severity
 from tests.alerts_support import FAMILY, OPERATOR, committed
@@ -56,6 +58,15 @@ def test_what_is_missing_is_named_and_only_what_is_needed_holds_an_order(
 )  # fmt: skip
 def test_intents(kind: str, category: str, intent: str) -> None:
     assert completeness.intent_of(kind, category) == intent
+
+
+def test_every_kind_of_which_messages_have_a_word_has_a_title() -> None:
+    """All but what is the site's own trouble, and never an order."""
+    site = {"health", "other", "supervision", "order_supervision", "order_refused", "order_api_unavailable",
+            "nobody_can_be_called", "broker_session_lost", "contact_wrong_number"}  # fmt: skip
+    words = {message for context, message in own_wording().messages["zh"] if context == "kind name"}
+    assert words - site - TITLES.keys() == set()
+    assert all(chinese and not chinese.isascii() for chinese, _ in TITLES.values())
 
 
 def test_an_incomplete_order_waits_for_what_is_missing_and_is_tried_again(desk: Desk) -> None:
