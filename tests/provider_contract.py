@@ -24,7 +24,7 @@ import pytest
 from alerts.notice import Notice, Provider, Told
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError, UsageError
 
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 60.0
 
 
 class Failure(enum.Enum):

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 
 WINDOW = 8
-CONNECT_S = 2.0
+CONNECT_S = 10.0
 
 
 @dataclass

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from simulators.terminals.base import Facts, Message, Place
 from simulators.terminals.gt06 import Gt06Script
 
-CONNECT_S = 2.0
+CONNECT_S = 10.0
 WINDOW = 6
 
 

@@ -283,7 +283,7 @@ class Site:
     async def client(self, key: str | None) -> AsyncIterator[httpx2.AsyncClient]:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         url = f"http://127.0.0.1:{self.server.address[1]}"
-        async with httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
             yield client
 
     @asynccontextmanager

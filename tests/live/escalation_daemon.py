@@ -128,13 +128,13 @@ class Town:
         return acknowledged
 
     async def get(self, path: str) -> Any:
-        async with httpx2.AsyncClient(base_url=self.daemon.url, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=self.daemon.url, trust_env=False, timeout=60) as client:
             answer = await client.get(path, headers={"authorization": f"Bearer {self.operator}"})
             assert answer.status_code == 200, answer.text
             return answer.json()
 
     async def post(self, path: str, body: dict[str, Any], key: str = "") -> httpx2.Response:
-        async with httpx2.AsyncClient(base_url=self.daemon.url, trust_env=False) as client:
+        async with httpx2.AsyncClient(base_url=self.daemon.url, trust_env=False, timeout=60) as client:
             return await client.post(path, json=body, headers={"authorization": f"Bearer {key or self.operator}"})
 
     async def alert(self, person: int) -> dict[str, Any]:

@@ -75,7 +75,7 @@ async def serving(
 @asynccontextmanager
 async def client_of(server: ApiServer, **options: Any) -> AsyncIterator[httpx2.AsyncClient]:
     url = f"http://127.0.0.1:{server.address[1]}"
-    async with httpx2.AsyncClient(base_url=url, trust_env=False, **options) as client:
+    async with httpx2.AsyncClient(**{"base_url": url, "trust_env": False, "timeout": 60, **options}) as client:
         yield client
 
 

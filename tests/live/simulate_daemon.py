@@ -87,12 +87,12 @@ def running(arguments: tuple[str, ...], log: Path, ready_url: str) -> Iterator[s
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()
             with contextlib.suppress(httpx2.HTTPError):
-                if httpx2.get(ready_url, trust_env=False).status_code == 200:
+                if httpx2.get(ready_url, trust_env=False, timeout=60).status_code == 200:
                     break
             time.sleep(0.05)
         yield process
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(90) == 0, log.read_text()
     finally:
         if process.poll() is None:
             process.kill()

@@ -83,7 +83,7 @@ def test_every_event_of_a_daemon_is_as_described(tmp_path: Path) -> None:
     daemon = Daemon(data_dir)
     daemon.start()
     try:
-        with httpx2.Client(base_url=daemon.url, trust_env=False) as client:
+        with httpx2.Client(base_url=daemon.url, trust_env=False, timeout=60) as client:
             for number, body in enumerate(
                 [
                     {"signals": ["sos"], "measurements": {"heart_rate_bpm": 130}},

@@ -157,7 +157,7 @@ def test_emqx_asks_who_may_connect_and_where(tmp_path: Path) -> None:
     environment = {"CAREBELL_EMQX__SECRET_FILE": str(tmp_path / "emqx.secret"), "CAREBELL_COAP__LISTEN": ""}
     with Daemon(tmp_path / "d", **environment) as daemon:
         headers = {"authorization": "Bearer emqx-secret"}
-        with httpx2.Client(base_url=f"{daemon.url}/api/v1/emqx", headers=headers, trust_env=False) as emqx:
+        with httpx2.Client(base_url=f"{daemon.url}/api/v1/emqx", headers=headers, trust_env=False, timeout=60) as emqx:
 
             def auth(username: str, password: str, **more: str) -> str:
                 body = {"username": username, "password": password, "clientid": "x", **more}

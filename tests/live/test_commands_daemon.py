@@ -34,7 +34,7 @@ from tests.daemon import Daemon, carebell, free_port, provision
 
 pytestmark = pytest.mark.live
 
-UNTIL_S = 15.0
+UNTIL_S = 60.0
 IMEI = "490154203237518"
 
 

@@ -110,7 +110,9 @@ def furnish(site: Site) -> None:
 def until_the_history_has_it(site: Site, key: str) -> None:
     """The page asks for readings when it is opened: what it is to show must be there by then."""
     deadline_s = time.monotonic() + 90
-    with httpx2.Client(base_url=site.daemon.url, headers={"authorization": f"Bearer {key}"}, trust_env=False) as client:
+    with httpx2.Client(
+        base_url=site.daemon.url, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=60
+    ) as client:
         while True:
             answer = client.get("/api/v1/persons/P-1/latest")
             if answer.status_code == 200 and answer.json()["metrics"].get("heart_rate_bpm", {}).get("value") == 131:
@@ -168,7 +170,7 @@ class Judge:
 def guarded(chrome: Any, site: Site, **options: Any) -> tuple[Any, list[str]]:
     """A page, and the addresses outside of the gateway that it asked for."""
     page = chrome.new_context(**options).new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     outside: list[str] = []
     page.on("request", lambda told: outside.append(told.url) if not told.url.startswith(site.daemon.url) else None)
     return page, outside

@@ -28,7 +28,7 @@ DESK = {"width": 1920, "height": 1080}
 
 def new_page(chrome: Any, **options: Any) -> Any:
     page = chrome.new_context(**options).new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
     return page
 
 

@@ -25,7 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, dic
 
 
 def client(daemon: Daemon) -> httpx2.Client:
-    return httpx2.Client(base_url=daemon.url, trust_env=False)
+    return httpx2.Client(base_url=daemon.url, trust_env=False, timeout=60)
 
 
 def csrf_of(text: str) -> str:

@@ -63,7 +63,7 @@ def test_only_the_carrier_is_believed(tmp_path: Path) -> None:
             await place.until(1, lambda a: any(each["medium"] == "voice" for each in a["attempts"]))
             url = next(call.callback for call in place.carrier.calls).partition("#")[0]
             form = {"CallSid": "CA1", "Digits": "1", "AccountSid": place.carrier.account_sid}
-            async with httpx2.AsyncClient(trust_env=False) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
                 forged = await client.post(url.replace("/call?", "/gather?"), data=form)
                 assert forged.status_code == 403
                 headers = {"X-Twilio-Signature": "AAAA"}

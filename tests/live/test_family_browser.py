@@ -65,7 +65,7 @@ def in_the_browser(link_zh: str, link_en: str) -> None:
         phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2}
         first, second = (chrome.new_context(**phone).new_page() for _ in range(2))
         for page in (first, second):
-            page.set_default_timeout(10_000)
+            page.set_default_timeout(60_000)
         first.goto(link_zh)
         assert "SOS" in first.inner_text("h1")
         assert "还没有人" in first.inner_text("main")
@@ -105,7 +105,7 @@ def test_the_sms_leads_to_a_page_that_takes_an_answer(tmp_path: Path) -> None:
             link_zh, link_en = found[contact_number(1, 1)], found[contact_number(1, 2)]
             assert link_zh != link_en
 
-            async with httpx2.AsyncClient(trust_env=False) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
                 for _ in range(3):  # previews
                     assert (await client.get(link_zh)).status_code == 200
                 unread = await place.alert(1)

@@ -149,7 +149,7 @@ def test_heartbeat_drain_and_end_of_the_key(tmp_path: Path, monkeypatch: pytest.
         async with site(tmp_path) as it, it.as_role("admin") as admin:
             made = (await admin.post("/api/v1/keys", json={"role": "operator", "label": "x"})).json()
             async with it.client(made["key"]) as client, listening(client) as stream:
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(1)
                 it.feed.put(1, HEART)
                 assert await stream.ids(1) == ["1-0"]
                 assert len(stream.comments) >= 2

@@ -70,7 +70,9 @@ def test_no_request_is_a_fault_of_ours(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{it.server.address[1]}"
         key = runner.run(it.key("admin"))
         backend = runner.run(it.key("backend"))
-        client = httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, trust_env=False)
+        client = httpx2.AsyncClient(
+            base_url=url, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=60
+        )
         runner.run(add_persons(client, "P-1"))
         document = runner.run(client.get("/openapi.json")).json()
 

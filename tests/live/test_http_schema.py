@@ -83,7 +83,7 @@ def test_the_document_is_kept(tmp_path: Path) -> None:
     found: list[str] = []
     seen: Seen = set()
     with serving(tmp_path) as api:
-        document = httpx2.get(f"{api.url}/openapi.json", trust_env=False).json()
+        document = httpx2.get(f"{api.url}/openapi.json", trust_env=False, timeout=60).json()
         content = document["paths"]["/api/v1/positions"]["get"]["responses"]["200"]["content"]
         assert content.keys() == {"application/geo+json"}
         for result in schemathesis.openapi.from_dict(document).get_all_operations():

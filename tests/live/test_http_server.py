@@ -129,7 +129,7 @@ def test_tls(tmp_path: Path) -> None:
             group.create_task(server.run())
             await server.started.wait()
             url = f"https://127.0.0.1:{server.address[1]}"
-            async with httpx2.AsyncClient(base_url=url, verify=trusting, trust_env=False) as client:
+            async with httpx2.AsyncClient(base_url=url, verify=trusting, trust_env=False, timeout=60) as client:
                 assert (await client.get("/")).text == "ok"
             server.close()
         assert app.schemes == ["https"]

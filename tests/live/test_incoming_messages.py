@@ -76,7 +76,7 @@ async def answers(place: Town, url: str) -> None:
     assert await place.press(1)
     await place.until(1, lambda a: any(each["medium"] == "sms" and each["sent_at"] for each in a["attempts"]))
     form = {"AccountSid": place.carrier.account_sid, "MessageSid": "SM1", "From": contact_number(1, 1), "Body": "1"}
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
         assert (await client.post(url, data=form)).status_code == 403
         assert (await client.post(url, data=form, headers={"X-Twilio-Signature": "AAAA"})).status_code == 403
     assert by(await place.alert(1), "family_accept") == []

@@ -57,7 +57,7 @@ class Site:
         return f"{self.daemon.url}/installer/enter/{token}"
 
     def stranger(self) -> Visitor:
-        self.clients.append(httpx2.Client(base_url=self.daemon.url, trust_env=False))
+        self.clients.append(httpx2.Client(base_url=self.daemon.url, trust_env=False, timeout=60))
         return Visitor(self.clients[-1])
 
     def visitor(self, district: str = "和平区") -> Visitor:
@@ -109,7 +109,7 @@ def test_from_the_qr_code_to_the_test_press_on_a_phone(site: Site) -> None:
         context = chrome.new_context(viewport=PHONE, device_scale_factor=2, has_touch=True, is_mobile=True)
         context.add_init_script(SCANNER % json.dumps(content_of(code, site.daemon.url)))
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         weights: list[int] = []

@@ -91,7 +91,7 @@ def test_the_simulated_platform_keeps_the_contract(tmp_path: Path, contract: dic
         key = {"Idempotency-Key": '"3b0c6a52-6f0f-5a39-8f0e-2f1b6c8e7d11"', "Authorization": "Bearer t"}
         async with (
             SimulatedPlatform(token="t", say=said.append) as platform,
-            httpx2.AsyncClient(base_url=platform.url, trust_env=False) as client,
+            httpx2.AsyncClient(base_url=platform.url, trust_env=False, timeout=60) as client,
         ):
             made = await client.post("/orders", json=body, headers=key)
             assert made.status_code == 201

@@ -32,7 +32,9 @@ def test_the_life_of_a_person(tmp_path: Path) -> None:
     def press(seq: int) -> int:
         headers = {"authorization": f"Bearer {token}"}
         body = {"seq": seq, "signals": ["sos"]}
-        return httpx2.post(f"{daemon.url}/ingest/v1/D-1", json=body, headers=headers, trust_env=False).status_code
+        return httpx2.post(
+            f"{daemon.url}/ingest/v1/D-1", json=body, headers=headers, trust_env=False, timeout=60
+        ).status_code
 
     def alerts() -> list[dict[str, Any]]:
         return [a for a in carebell_json("alerts", "list", data_dir=data_dir) if a["kind"] == "sos"]
@@ -43,7 +45,7 @@ def test_the_life_of_a_person(tmp_path: Path) -> None:
         (first,) = until(alerts)
         assert (first["person_id"], first["severity"]) == ("P-1", "P1")
         headers = {"authorization": f"Bearer {daemon.admin_key}"}
-        with httpx2.Client(base_url=daemon.url, headers=headers, trust_env=False) as client:
+        with httpx2.Client(base_url=daemon.url, headers=headers, trust_env=False, timeout=60) as client:
             state = client.get("/api/v1/devices/D-1/state").json()
             assert state["signals"]["sos"]["active"] is True
             assert client.get("/api/v1/devices/D-1").json()["last_contact"] == state["last_contact"] is not None

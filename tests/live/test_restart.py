@@ -89,7 +89,7 @@ def in_history(daemon: Daemon, data_dir: Path) -> Callable[[], bool]:
     """Whether history has everything that the journal has."""
 
     def caught_up() -> bool:
-        with httpx2.Client(base_url=daemon.url, trust_env=False) as client:
+        with httpx2.Client(base_url=daemon.url, trust_env=False, timeout=60) as client:
             if client.get("/readyz").status_code != 200:
                 return False
         return reached(data_dir)["history"] >= last_record(data_dir)

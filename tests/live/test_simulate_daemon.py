@@ -138,7 +138,7 @@ def test_a_story_leaves_no_key_and_no_open_alert(gateway: Daemon) -> None:
 def test_the_platform_shows_its_orders(gateway: Daemon) -> None:
     run = carebell("simulate", "scenario", "sos-without-position", *gateway.options, "--speed", "600")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "紧急呼叫" in httpx2.get(f"{gateway.platform}/", trust_env=False).text
+    assert "紧急呼叫" in httpx2.get(f"{gateway.platform}/", trust_env=False, timeout=60).text
     assert "新工单 order" in (gateway.folder / "platform.log").read_text(encoding="utf-8")
 
 

@@ -66,7 +66,7 @@ class Site:
 
     def installer(self) -> tuple[str, str]:
         """The cookie of somebody who claimed a device, and the device's page."""
-        with httpx2.Client(base_url=self.url, trust_env=False) as client:
+        with httpx2.Client(base_url=self.url, trust_env=False, timeout=60) as client:
             client.post(f"/installer/enter/{self.link}")
             csrf = re.search(r'name="csrf" value="(\w+)"', client.get("/installer").text)
             assert csrf is not None

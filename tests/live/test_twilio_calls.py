@@ -267,7 +267,7 @@ def test_the_carrier_s_page_and_controls() -> None:
     async def main() -> None:
         async with (
             twilio_harness("voice") as harness,
-            httpx2.AsyncClient(base_url=harness.carrier.url, trust_env=False) as client,
+            httpx2.AsyncClient(base_url=harness.carrier.url, trust_env=False, timeout=60) as client,
         ):
             script = {"script": ["busy", {"answers_after_s": 1, "keys": ["1"]}]}
             assert (await client.put(f"/people/{CONTACT}", json=script)).status_code == 204
