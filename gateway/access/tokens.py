@@ -24,6 +24,7 @@ KEYS_FRESH_S: Final = 600.0
 KEYS_AGAIN_S: Final = 30.0
 FETCH_S: Final = 5.0
 MAX_TOKEN: Final = 8192
+MAX_KEYS: Final = 1_048_576
 
 log = structlog.get_logger("access")
 
@@ -126,13 +127,24 @@ class TokenVerifier:
             self._asked_s = self._clock.monotonic_s()
             try:
                 async with asyncio.timeout(FETCH_S), httpx2.AsyncClient(follow_redirects=False) as client:
-                    answer = await client.get(self._keys_url)
-                    answer.raise_for_status()
-                    self._keys = _parse(answer.content)
+                    self._keys = _parse(await _bounded(client, self._keys_url))
             except (TimeoutError, httpx2.HTTPError, ValueError) as error:
                 log.warning("jwks_not_fetched", error=type(error).__name__)  # the keys that are known stay in use
                 return False
             return True
+
+
+async def _bounded(client: Any, url: str) -> bytes:
+    """The answer of status 200. Raises ValueError for another one, and for more than MAX_KEYS bytes."""
+    content = bytearray()
+    async with client.stream("GET", url) as answer:
+        if answer.status_code != 200:
+            raise ValueError(f"status {answer.status_code}")
+        async for chunk in answer.aiter_bytes():
+            content += chunk
+            if len(content) > MAX_KEYS:
+                raise ValueError("a key set is not so long")
+    return bytes(content)
 
 
 def _read(file: str) -> Any:
