@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from gateway.clock import SystemClock, VirtualClock
 from gateway.model import DeviceBinding, Frame, Report, Verdict
 from gateway.ports import TerminalCodec
@@ -197,6 +199,40 @@ def test_commands_go_to_the_youngest_connection() -> None:
         out_one.close()
 
     play(story)
+
+
+def test_a_new_address_is_reported() -> None:
+    """Of a known terminal, once for each move; another connection from the same address is no news."""
+
+    async def over_tcp(listener: Any, ingest: HeldIngest) -> None:
+        ingest.at_once = Verdict.ACCEPTED
+        host, _, port = listener.address.rpartition(":")
+        for source in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+            reader, writer = await asyncio.open_connection(host, int(port), local_addr=(source, 0))
+            writer.write(b"*861,a#*999,b#")
+            await reader.readexactly(4)
+            writer.close()
+        assert listener.counters()["address_changes_total"] == 1
+
+    async def over_udp(listener: Any, ingest: HeldIngest) -> None:
+        ingest.at_once = Verdict.ACCEPTED
+        host, _, port = listener.address.rpartition(":")
+        for source in ("127.0.0.1", "127.0.0.2", "127.0.0.2"):
+            before = len(ingest.frames)
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                Sender, local_addr=(source, 0), remote_addr=(host, int(port))
+            )
+            transport.sendto(b"*861,a#")
+            while len(ingest.frames) == before:
+                await asyncio.sleep(0.005)
+            transport.close()
+        assert listener.counters()["address_changes_total"] == 1
+
+    for story, kind in ((over_tcp, StreamListener), (over_udp, DatagramListener)):
+        with capture_logs() as told:
+            play(story, kind)
+        moves = [(event["device"], event["codec"]) for event in told if event["event"] == "terminal_new_address"]
+        assert moves == [("T-1", "stars")]
 
 
 def test_bounds_of_connections() -> None:
