@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import apsw
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from gateway.clock import Clock
 from gateway.errors import StorageBrokenError, StorageError
-from gateway.ports import Store
+from gateway.ports import NearStore
 from gateway.storage.many import fetch
 
 LONGEST: Final = 1000
@@ -92,12 +93,13 @@ class Snapshot(Struct, frozen=True):
 class Board:
     """Follow it with ``run``. ``snapshot`` is the newest state; who ``watch``es is called when there is a newer one."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: NearStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._changes: list[Change] = []
         self._since_seq = 0  # of the oldest change in memory
         self._watching: dict[object, Callable[[], None]] = {}
+        self._thread = ThreadPoolExecutor(1, "board")  # nobody's page is in front of a new alert
         self.snapshot = Snapshot(clock.now_us() // 1000)
         self.screens: dict[str, int] = {}
         """Connected screens by user id."""
@@ -113,7 +115,7 @@ class Board:
         while True:
             number = self.snapshot.number
             try:
-                changes, reached = await self._store.read(lambda c, seq=seq: _changes(c, seq))  # type: ignore[misc]
+                changes, reached = await self._store.glance(lambda c, seq=seq: _changes(c, seq))  # type: ignore[misc]
                 now_s = self._clock.monotonic_s()
                 if changes or now_s - read_s >= REFRESH_S:
                     await self._read(changes, reached)
@@ -150,7 +152,7 @@ class Board:
             return
         newer = Snapshot(old.number + 1, rows, left_out, seq, tuple(changes), sum(self.screens.values()))
         if self.publish is not None:
-            await asyncio.to_thread(self.publish, newer)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self.publish, newer)
         self.snapshot = newer
         self._changes.extend(changes)
         if len(self._changes) > REPLAY:

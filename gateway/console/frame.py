@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +22,7 @@ from gateway.console import assets
 from gateway.console.assets import Assets
 from gateway.console.board import Board
 from gateway.console.screens import Screens
-from gateway.console.templating import environment
+from gateway.console.templating import environment, in_turn
 from gateway.console.views import Sight, Views
 from gateway.console.words import Translator
 from gateway.errors import ConflictError, DeliveryError, NotFoundError, StorageError, UsageError
@@ -84,7 +83,7 @@ class Frame:
         def made() -> Response:
             return assets.html(request, self.templates.get_template(template).render(context), status)
 
-        return await asyncio.to_thread(made)
+        return await in_turn(made)
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser came by TLS, as far as we can know."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from gateway.api.services import Services
 from gateway.console import assets
 from gateway.console.assets import Assets
 from gateway.console.family_link import FamilyLinks
+from gateway.console.templating import in_turn
 from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
 from gateway.provisioning import links
 from gateway.provisioning.links import Installer
@@ -68,7 +68,7 @@ class Outdoors:
         def made() -> Response:
             return assets.html(request, self.templates.get_template(template).render(shared), status)
 
-        return await asyncio.to_thread(made)
+        return await in_turn(made)
 
     def is_secure(self, request: Request) -> bool:
         """Whether the browser came by TLS, as far as we can know."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import apsw
@@ -13,6 +12,7 @@ from gateway.access import users
 from gateway.console import assets
 from gateway.console.board import Row
 from gateway.console.frame import Visit
+from gateway.console.templating import in_turn
 from gateway.console.views import View, facts
 from gateway.errors import ConflictError, NotFoundError, UsageError
 
@@ -35,7 +35,7 @@ async def part(visit: Visit) -> Response:
         made = await context(visit)
         if not made["rows"]:  # what a calm queue says is as of now
             return await visit.page("queue_part.html", **made)
-        view = await asyncio.to_thread(_remember, visit, made)
+        view = await in_turn(lambda: _remember(visit, made))
     return assets.either(visit.request, view.part[1], view.part[2], HTML)
 
 
@@ -54,7 +54,7 @@ async def context(visit: Visit) -> dict[str, Any]:
     calm = {} if shown.rows else await services.store.read(_calm)
     return {
         "rows": shown.rows,
-        "rows_html": await asyncio.to_thread(shown.whole),
+        "rows_html": shown.whole(),
         "facts": facts(shown.rows, shown.snapshot),
         "number": shown.snapshot.number,
         "seq": shown.snapshot.seq,

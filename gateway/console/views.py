@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +12,7 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from gateway.console.board import Board, Change, Row, Snapshot
-from gateway.console.templating import environment
+from gateway.console.templating import environment, in_turn
 from gateway.console.words import Language, Translator
 from gateway.security import mask_name
 
@@ -147,7 +146,7 @@ class Views:
         """What this sight is shown now; made in a thread where nobody has asked for it before."""
         view = self._views.get(sight)
         if view is None or view.shown.snapshot.number < self._board.snapshot.number:
-            view = await asyncio.to_thread(self.of, sight)
+            view = await in_turn(lambda: self.of(sight))
         return view.shown
 
     def publish(self, snapshot: Snapshot) -> None:
