@@ -12,7 +12,7 @@ from typing import Any, Final
 from device_profiles.engine import Plan
 from device_profiles.schema import Profile, parse_profile
 from gateway.errors import ConfigError, ProfileError, UsageError
-from gateway.model import Reading, Report
+from gateway.model import DeviceBinding, Reading, Report
 
 VECTORS_SUFFIX: Final = ".vectors.toml"
 MAX_FILE_BYTES: Final = 1 << 20
@@ -62,6 +62,11 @@ class Profiles:
 
     def get(self, profile: str) -> Profile | None:
         return self._profiles.get(profile)
+
+    def urgent_marks(self, binding: DeviceBinding) -> tuple[bytes, ...] | None:
+        """What a payload of this device holds whenever it is urgent; None when nobody can tell."""
+        profile = self._profiles.get(binding.profile)
+        return None if profile is None else profile.urgent_marks()
 
     def names(self) -> list[str]:
         return sorted(self._profiles)

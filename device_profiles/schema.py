@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from device_profiles.conversions import CONVERSIONS
 from gateway.errors import ConfigError
-from gateway.model import METRICS, SIGNALS
+from gateway.model import EMERGENCY_SIGNALS, METRICS, SIGNALS, URGENT_SIGNALS
 
 EXTRA_METRIC: Final = re.compile(r"x_[a-z0-9_]{1,62}")
 TIME_FORMATS: Final = ("rfc3339", "epoch_s", "epoch_ms", "epoch_us")
@@ -335,6 +335,18 @@ class Profile(Table):
     def explains_fields(self) -> bool:
         """Whether it gives fields a meaning; otherwise its codec speaks in observations."""
         return bool(self.fields or self.position or self.time or self.dedup or self.stored or self.ignore)
+
+    def urgent_marks(self) -> tuple[bytes, ...] | None:
+        """The members of a JSON payload that can tell of something urgent: one of them is in every payload that does,
+        but for one that escapes letters of its names. None for other codecs, where nobody can tell by looking.
+        """
+        if self.codec == "native":
+            return (b'"signals"',)
+        if self.codec != "json" or not self.explains_fields():
+            return None
+        urgent = EMERGENCY_SIGNALS | URGENT_SIGNALS
+        paths = {path for path, field in self.fields.items() if field.signals() & urgent}
+        return tuple(sorted({b'"%b"' % path.rpartition(".")[2].rstrip("[]").encode() for path in paths}))
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Profile:

@@ -316,6 +316,7 @@ class Parts:
                     ssl_context=context,
                     sessions=next(iter(self.mqtt.values())).sessions if self.mqtt else None,
                     stands=self.registry.stands,
+                    urgent_marks=self.profiles.urgent_marks,
                 )
                 self.registry.on_change(self.mqtt[name].recheck)
         self._build_commands(limits)

@@ -45,6 +45,9 @@ CLOSURES: Final = {
 FEW: Final = 16
 """Unacknowledged publishes that a connection may have however many the others have: an emergency always gets in."""
 
+WAITING_BYTES: Final = 65_536
+"""Bound for what waits of one connection; a mark that lies across its reads is overlooked until then."""
+
 EARLY_BYTES: Final = 1_048_576
 """Bound for what a client may send behind its CONNECT before the CONNACK."""
 
@@ -56,7 +59,7 @@ class Connection(Control):
     """
 
     __slots__ = (
-        "_aliases", "_need", "_rest", "_skip", "_tail", "_uncommitted", "_up", "unacked",
+        "_aliases", "_marks", "_need", "_rest", "_skip", "_tail", "_uncommitted", "_up", "_waits", "unacked",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -65,6 +68,8 @@ class Connection(Control):
         self._up = b""  # the device's topic as it stands in a PUBLISH
         self._rest: bytearray | None = None  # a packet whose end has not come yet
         self._need = 0  # bytes that it needs at least
+        self._waits = 0  # bytes in _rest that wait for their turn
+        self._marks: tuple[bytes, ...] | None = None  # one of these is in whatever is urgent; None: nobody can tell
         self._skip = 0  # bytes of an oversized packet that are still to be thrown away
         self._aliases: dict[int, bool] | None = None  # topic alias to whether it names a topic of the device
         self._tail: list[bytes] | None = None  # the acknowledgements that wait for this connection's newest commit
@@ -73,17 +78,59 @@ class Connection(Control):
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._heard_s = self._listener.clock.monotonic_s()
+        listener = self._listener
+        self._heard_s = listener.clock.monotonic_s()
         rest = self._rest
-        if rest is not None:
+        if rest is None:
+            if self._marks is not None and not listener.turns.has_time(len(data)) and not self._may_be_urgent(data):
+                self._rest = bytearray(data)
+                self._wait(len(data))
+                return
+        else:
             rest += data
+            if self._waits:
+                if len(rest) <= WAITING_BYTES and not self._may_be_urgent(data):
+                    self._waits += len(data)
+                    listener.turns.waiting_bytes += len(data)
+                else:
+                    self.read_waiting()
+                return
             if self._state == CHECKING or len(rest) < self._need:
                 if len(rest) > EARLY_BYTES:
                     self._fail(PacketError(packets.QUOTA_EXCEEDED, "too much behind CONNECT"))
                 return
+            if self._marks is not None and not listener.turns.has_time(len(rest)) and not self._may_be_urgent(rest):
+                self._wait(len(rest))
+                return
             data = bytes(rest)
             self._rest = None
         self._consume(data)
+
+    def _may_be_urgent(self, data: bytes | bytearray) -> bool:
+        return self._marks is None or any(mark in data for mark in self._marks)
+
+    def _wait(self, size: int) -> None:
+        self._waits = size
+        self._listener.turns.wait(self, size)
+
+    def read_waiting(self) -> int:
+        """See turns.Waiter."""
+        size, self._waits = self._waits, 0
+        if not size:
+            return 0
+        self._listener.turns.waiting_bytes -= size
+        rest, self._rest = self._rest, None
+        if rest is not None and self._state == OPEN:
+            self._consume(bytes(rest))
+        return size
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.read_waiting()
+        super().connection_lost(exc)
+
+    def close(self, code: int, reason: str) -> None:
+        self.read_waiting()
+        super().close(code, reason)
 
     def _consume(self, data: bytes) -> None:
         try:
@@ -416,6 +463,7 @@ class Connection(Control):
         self.device_id = binding.device_id
         topic = up_topic(binding.device_id).encode()
         self._up = len(topic).to_bytes(2, "big") + topic
+        self._marks = listener.urgent_marks(binding)
         self.keep_alive_s = keep_alive_s
         self._problem_information = problem_information
         self._state = OPEN

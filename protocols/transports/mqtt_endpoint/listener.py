@@ -9,14 +9,19 @@ from typing import Any, Final, Protocol
 import structlog
 
 from gateway.clock import Clock
+from gateway.model import DeviceBinding
 from gateway.ports import Credentials, Directory, Ingest
 from protocols.transports.mqtt_endpoint.acks import Acks
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.session import Sessions
+from protocols.transports.mqtt_endpoint.turns import Turns
 from protocols.transports.mqtt_endpoint.wheel import Wheel
 
 Stands = Callable[[str, bytes, str], bool]
 """Whether what let a connection in is still good: device id, SHA-256 of its token (empty: none), certificate name."""
+
+UrgentMarks = Callable[[DeviceBinding], tuple[bytes, ...] | None]
+"""One of these bytes is in every payload by which the device tells of something urgent; None when nobody knows."""
 
 TOLD_MAX: Final = 10_000
 
@@ -46,8 +51,10 @@ class Listener:
         limits: Limits,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         stands: Stands = lambda _device_id, _proof, _common_name: True,
+        urgent_marks: UrgentMarks = lambda _binding: None,
     ) -> None:
         self.stands = stands
+        self.urgent_marks = urgent_marks
         self.transport = transport
         self.ingest = ingest
         self.credentials = credentials
@@ -58,6 +65,7 @@ class Listener:
         self.spawn = spawn
         self.authenticating = asyncio.Semaphore(limits.authentications)
         self.acks = Acks()
+        self.turns = Turns(asyncio.get_running_loop())
         self.wheel = Wheel(clock.monotonic_s())
         self.connections: set[Any] = set()
         self.pending = 0  # publishes that wait for their commit

@@ -18,7 +18,7 @@ from gateway.ports import Credentials, Directory, Ingest, Store
 from protocols.transports.mqtt_endpoint import packets, tls
 from protocols.transports.mqtt_endpoint.connection import Connection
 from protocols.transports.mqtt_endpoint.limits import Limits
-from protocols.transports.mqtt_endpoint.listener import Listener, Stands
+from protocols.transports.mqtt_endpoint.listener import Listener, Stands, UrgentMarks
 from protocols.transports.mqtt_endpoint.session import OnAck, Sessions
 
 BACKLOG: Final = 4096
@@ -47,10 +47,12 @@ class MqttEndpoint:
         ssl_context: ssl.SSLContext | None = None,
         sessions: Sessions | None = None,
         stands: Stands = lambda _device_id, _proof, _common_name: True,
+        urgent_marks: UrgentMarks = lambda _binding: None,
     ) -> None:
         """``listen`` is ``host:port`` (an IPv6 host in brackets, port 0 for any). With ``ssl_context`` it speaks TLS;
         a context that verifies client certificates lets devices in by their common name. ``stands`` is asked about
-        live connections after ``recheck`` and now and then: those whose credential stands no more are ended.
+        live connections after ``recheck`` and now and then: those whose credential stands no more are ended. While
+        there is more to read than a turn of the loop has time for, what has one of ``urgent_marks`` goes first.
         """
         self._host, self._port = host_and_port(listen)
         self._ssl_context = ssl_context
@@ -68,6 +70,7 @@ class MqttEndpoint:
             limits=limits,
             spawn=self._spawn,
             stands=stands,
+            urgent_marks=urgent_marks,
         )
         self._recheck = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -143,6 +146,8 @@ class MqttEndpoint:
             "received_total": listener.received,
             "acked_total": listener.acked,
             "retried_total": listener.acks.retried,
+            "waiting_bytes": listener.turns.waiting_bytes,
+            "waited_total": listener.turns.waited,
             "takeovers_total": self.sessions.takeovers,
             "wills_total": self.sessions.wills.published,
             "wills_lost_total": self.sessions.wills.lost,
@@ -187,6 +192,7 @@ class MqttEndpoint:
             self._tls_socket = None
         for connection in list(listener.connections):
             connection.stop_reading()
+        listener.turns.read_all()
         for coroutine in self._early:
             coroutine.close()
         self._early.clear()
