@@ -115,7 +115,8 @@ class Dc09Codec:
         data, _, rest = text.partition("]")
         data = data.partition("|")[2] if data.startswith("#") else data.removeprefix("|")
         digest = hashlib.sha256(f"{message.id}{data}{rest}".encode()).hexdigest()[:16]
-        bucket = "" if sent_us else f"/{draft.received_at_us // (RESEND_S * US_PER_S)}"
+        timed = sent_us and message.id not in TESTS  # all link tests of a unit may look alike
+        bucket = "" if timed else f"/{draft.received_at_us // (RESEND_S * US_PER_S)}"
         draft.dedup_key = f"{message.seq}/{digest}{bucket}"
         draft.keep("line", _route(message))
         _extras(rest, draft)

@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 
 from msgspec import Struct
 
+from gateway.clock import US_PER_S
 from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.codecs import sip_message as sip
@@ -219,8 +220,9 @@ def _understand(tags: Mapping[str, str], draft: Draft) -> bool:
     device, status = _code(tags, "dty", 1, draft), _code(tags, "stc", 10, draft)
     location = _code(tags, "lco", 0, draft)
     digest = hashlib.sha256(repr((kind, device, tags.get("did"), status, location)).encode()).hexdigest()[:8]
-    if tags.get("ref"):
-        draft.dedup_key = f"{tags['ref'][:64]}/{digest}"
+    if tags.get("ref"):  # a heartbeat is one of its minute: units may give all of theirs the same reference
+        minute = f"/{draft.received_at_us // (60 * US_PER_S)}" if kind == "PI" else ""
+        draft.dedup_key = f"{tags['ref'][:64]}/{digest}{minute}"
     draft.keep("message", kind)
     draft.keep(
         "device", {"code": device, "meaning": codes("dty").get(device, ("", ""))[1], "component": tags.get("dco", "")}
