@@ -158,7 +158,7 @@ def more(now: dict[str, int], before: dict[str, int]) -> list[bool]:
     return [now[name] >= before[name] + ENOUGH for name in now]
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 120.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.01)
@@ -191,7 +191,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(3600 if LONG else 240)
+@pytest.mark.timeout(3600 if LONG else 600)
 def test_what_units_and_hosts_saw_answered_survives(tmp_path: Path) -> None:
     """Death right before and right behind a commit, and at any moment."""
     pytest.importorskip("serialx", reason="needs serialx: pip install 'carebell[serial]'")

@@ -22,7 +22,7 @@ from simulators.bluez.bus import PrivateBus, missing
 from simulators.bluez.service import SimulatedBluez
 
 QUICK = BleOptions(
-    connect_s=2.0, quiet_s=0.15, turn_s=0.3, rest_s=0.05, silence_s=30.0, retry_s=0.05, bind_keys={}
+    connect_s=20.0, quiet_s=0.15, turn_s=0.3, rest_s=0.05, silence_s=30.0, retry_s=0.05, bind_keys={}
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ class World:
         await until(lambda: self.hub.state()[0] and self.bluez.discovering())
 
 
-async def until(happened: Callable[[], object], limit_s: float = 20.0) -> None:
+async def until(happened: Callable[[], object], limit_s: float = 60.0) -> None:
     """Wait for something; fails after ``limit_s``."""
     async with asyncio.timeout(limit_s):
         while not happened():

@@ -283,7 +283,7 @@ def test_no_bus_then_no_bluez_then_both(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_out_of_range_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with world(tmp_path, ONE_CUFF, monkeypatch, connect_s=0.2) as place:
+        async with world(tmp_path, ONE_CUFF, monkeypatch, connect_s=1.0) as place:
             cuff = peripherals.cuff(CUFF)
             cuff.out_of_range = True
             place.bluez.advertise(cuff)

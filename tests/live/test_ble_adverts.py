@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,12 @@ def test_memory_is_flat_over_connections_and_adverts(tmp_path: Path, monkeypatch
             await churn(10)
             tracemalloc.start()
             try:
-                await churn(10)
-                before = await churn(10)
-                after = await churn(40)
+                marks = [await churn(15) for _ in range(5)]
             finally:
                 tracemalloc.stop()
-            assert (after - before) / 40 < 1000, f"{(after - before) / 40:.0f} bytes a connection"
+            # What was under way at a mark comes and goes; what is left behind by connections is there every time.
+            grown = [(after - before) / 15 for before, after in pairwise(marks)]
+            assert min(grown) < 1000, f"bytes a connection: {grown}"
 
     asyncio.run(main())
 

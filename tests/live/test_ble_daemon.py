@@ -89,19 +89,24 @@ def test_conformance_bluetooth(tmp_path: Path) -> None:
             await until(lambda: cuff.clock and not cuff.connected)
             data_dir = running.data_dir
             cuffs: list[dict[str, Any]] = []
-            for _ in range(50):
-                cuffs = await asyncio.to_thread(records, data_dir, "CUFF")
-                if len(cuffs) > 1:
-                    break
-                await asyncio.sleep(0.1)
+            async with asyncio.timeout(60):
+                while len(cuffs) < 2:
+                    cuffs = await asyncio.to_thread(records, data_dir, "CUFF")
             values = {each["metric"]: each for record in cuffs for each in record["observations"] if "metric" in each}
             assert (values["systolic_mmhg"]["value"], values["diastolic_mmhg"]["value"]) == (128, 79)
             assert values["systolic_mmhg"]["observed_at"][:19] == from_us(measured_us).isoformat()[:19]
             assert values["battery_percent"]["value"] == 85
-            (pressed,) = await asyncio.to_thread(records, data_dir, "BUTTON")
+            presses: list[dict[str, Any]] = []
+            async with asyncio.timeout(60):
+                while not presses:
+                    presses = await asyncio.to_thread(records, data_dir, "BUTTON")
+            (pressed,) = presses
             assert [each["signal"] for each in pressed["observations"]] == ["sos"]
             assert pressed["fault"] is None
-            alerts = await asyncio.to_thread(carebell_json, "alerts", "list", data_dir=data_dir)
+            alerts: list[dict[str, Any]] = []
+            async with asyncio.timeout(60):
+                while not alerts:
+                    alerts = await asyncio.to_thread(carebell_json, "alerts", "list", data_dir=data_dir)
             assert [(alert["kind"], alert["person_id"]) for alert in alerts] == [("sos", "P-1")]
 
     asyncio.run(main())

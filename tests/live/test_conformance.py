@@ -32,7 +32,7 @@ from tests.broker_world import FaultProxy
 from tests.daemon import ACTOR, Daemon, free_port
 from tests.live.udp_line import bad_line
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 DEVICES, EACH = 20, 50
 CUT_EVERY = 250  # presses
@@ -99,7 +99,7 @@ async def thousand(senders: list[Send], cut: Callable[[], object]) -> None:
             if answered % CUT_EVERY == 0:
                 cut()
 
-    async with asyncio.timeout(110), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(200), asyncio.TaskGroup() as group:
         for send in senders:
             group.create_task(press(send))
 

@@ -17,7 +17,7 @@ from tests.daemon import Daemon, carebell, carebell_json, free_port, provision
 from tests.live.ble_harness import until
 from tests.live.simulate_daemon import carebell as command
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 
 class Site(NamedTuple):
@@ -86,9 +86,9 @@ def test_a_unit_that_is_connected_before_it_is_registered(site: Site, protocol: 
     device = f"early-{protocol}-{udp:d}"
 
     async def play() -> None:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             running = group.create_task(terminal.run())
-            await until(lambda: terminal.refused, 30)
+            await until(lambda: terminal.refused, 60)
             added = ("devices", "add", "--id", device, "--profile", kind.profile, "--serial", serial)
             await asyncio.to_thread(carebell, *added, "--person", "P-1", data_dir=data_dir)
             await terminal.send(script.report(Facts(datetime.now(UTC), None, ("sos",))))

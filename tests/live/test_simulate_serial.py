@@ -19,7 +19,7 @@ from tests.daemon import Daemon, carebell_json, provision
 from tests.live.ble_harness import until
 from tests.live.simulate_daemon import carebell
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 if any(importlib.util.find_spec(name) is None for name in ("serialx", "pynmeagps")):
     pytest.skip("needs serialx and pynmeagps: pip install 'carebell[serial]'", allow_module_level=True)
