@@ -113,14 +113,14 @@ class ModemHarness:
             raise StorageError("the disk is full")
 
 
-SETTINGS: Final = ModemSettings(poll_s=0.2, inbox_s=0.3, reopen_s=0.05, retry_part_s=0.01, prompt_s=0.3, submit_s=0.3)
+SETTINGS: Final = ModemSettings(poll_s=0.2, inbox_s=0.3, reopen_s=0.05, retry_part_s=0.01, prompt_s=1.5, submit_s=1.0)
 
 
 @contextlib.asynccontextmanager
 async def modem_harness(
     folder: Path, *, settings: ModemSettings = SETTINGS, ready: bool = True, **options: Any
 ) -> AsyncIterator[ModemHarness]:
-    async with SimulatedModem(folder, **options) as modem, asyncio.TaskGroup() as group:
+    async with SimulatedModem(folder, **{"late_s": 1.1, **options}) as modem, asyncio.TaskGroup() as group:
         harness = ModemHarness(modem, group, msgspec.structs.replace(settings, port=str(modem.port)))
         try:
             if ready:

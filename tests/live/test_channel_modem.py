@@ -110,7 +110,7 @@ def test_an_emergency_goes_before_the_parts_of_others(tmp_path: Path) -> None:
 )
 def test_failures(fault: Fault, error: type[Exception], sent: int, tmp_path: Path) -> None:
     async def main() -> None:
-        async with modem_harness(tmp_path, late_s=0.35) as harness:
+        async with modem_harness(tmp_path, late_s=1.1) as harness:
             harness.modem.fail(fault)
             with pytest.raises(error):
                 await harness.provider.send(harness.notice("a-1"))
