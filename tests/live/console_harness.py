@@ -23,6 +23,7 @@ from gateway.access.door import set_door_code
 from gateway.access.passwords import hash_password
 from gateway.access.users import add_user
 from gateway.registry.contacts import add_contact
+from gateway.registry.devices import update_device
 from gateway.registry.persons import update_person
 from gateway.registry.places import add_place
 from gateway.storage.database import FILE_NAME, open_database
@@ -33,6 +34,7 @@ SCREENSHOTS = ROOT / "docs" / "screenshots"
 PASSWORD = "correct horse battery"
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 HOSTILE = "<script>document.title='XSS'</script><img src=x onerror=\"document.title='XSS'\">'\"{{7*7}}"
+DEVICE_TEXTS = ("model", "firmware", "custodian", "install_place", "agreement_ref", "note")
 BROWSER_ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
@@ -91,6 +93,11 @@ def furnish(data_dir: Path, *, hostile: bool = False) -> dict[str, str]:
         add_contact(connection, "C-1", contact, at_us=now_us, actor=ACTOR)
         add_place(connection, "H-1", home, at_us=now_us, actor=ACTOR)
         set_door_code(connection, "P-1", HOSTILE[:90] if hostile else "3141#", at_us=now_us, actor=ACTOR)
+        if hostile:
+            update_device(
+                connection, "D-1", dict.fromkeys(DEVICE_TEXTS, HOSTILE[:100]), known_profiles=["carebell.native"],
+                at_us=now_us, actor=ACTOR,
+            )  # fmt: skip
         add_staff(connection, hostile=hostile)
     connection.close()
     return tokens
