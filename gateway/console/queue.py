@@ -13,7 +13,7 @@ from gateway.console import assets
 from gateway.console.board import Row
 from gateway.console.frame import Visit
 from gateway.console.templating import in_turn
-from gateway.console.views import View, facts
+from gateway.console.views import Shown, View, facts
 from gateway.errors import ConflictError, NotFoundError, UsageError
 
 NEWEST: Final = 5000
@@ -21,6 +21,7 @@ NEWEST: Final = 5000
 MAX_PRESENTED: Final = 200
 JSON: Final = {"content-type": "application/json"}
 HTML: Final = "text/html; charset=utf-8"
+_NOT_CALM: Final[dict[str, Any]] = {"test_us": None, "frame_us": None}
 
 
 async def home(visit: Visit) -> Response:
@@ -30,38 +31,43 @@ async def home(visit: Visit) -> Response:
 
 async def part(visit: Visit) -> Response:
     """The queue alone, for the page's script. As long as nothing changes it is the same for all who see the same."""
+    shown = await visit.frame.views.shown(visit.sight)
+    if not shown.rows:  # what a calm queue says is as of now
+        return await visit.page("queue_part.html", **await context(visit))
     view = visit.frame.views.known(visit.sight)
-    if view is None or view.part[0] != visit.frame.board.snapshot.number:
-        made = await context(visit)
-        if not made["rows"]:  # what a calm queue says is as of now
-            return await visit.page("queue_part.html", **made)
-        view = await in_turn(lambda: _remember(visit, made))
+    if view is None or view.part[0] != view.shown.snapshot.number:
+        view = await in_turn(lambda: _remember(visit))
     return assets.either(visit.request, view.part[1], view.part[2], HTML)
 
 
-def _remember(visit: Visit, made: dict[str, Any]) -> View:
+def _remember(visit: Visit) -> View:
+    """The view with its newest part. Of many who ask at one time the first makes it."""
     view = visit.frame.views.of(visit.sight)
-    shared = {**made, "t": visit.say.text, "w": visit.say.word}
-    text = visit.frame.templates.get_template("queue_part.html").render(shared).encode()
-    view.part = (made["number"], text, assets.pack(text))
+    shown = view.shown
+    if view.part[0] != shown.snapshot.number:
+        context = {**_told(visit, shown), "calm": _NOT_CALM, "t": visit.say.text, "w": visit.say.word}
+        text = visit.frame.templates.get_template("queue_part.html").render(context).encode()
+        view.part = (shown.snapshot.number, text, assets.pack(text))
     return view
 
 
 async def context(visit: Visit) -> dict[str, Any]:
     """What the templates of the queue need."""
     shown = await visit.frame.views.shown(visit.sight)
-    board, services = visit.frame.board, visit.services
-    calm = {} if shown.rows else await services.store.read(_calm)
+    calm = {} if shown.rows else await visit.services.store.read(_calm)
+    return _told(visit, shown) | {"calm": _NOT_CALM | calm, "now_us": visit.services.clock.now_us()}
+
+
+def _told(visit: Visit, shown: Shown) -> dict[str, Any]:
+    screens = visit.frame.board.screens
     return {
         "rows": shown.rows,
         "rows_html": shown.whole(),
         "facts": facts(shown.rows, shown.snapshot),
         "number": shown.snapshot.number,
         "seq": shown.snapshot.seq,
-        "now_us": services.clock.now_us(),
-        "calm": {"test_us": None, "frame_us": None} | calm,
-        "screens": sum(board.screens.values()),
-        "on_shift": len(board.screens),
+        "screens": sum(screens.copy().values()),
+        "on_shift": len(screens),
     }
 
 
