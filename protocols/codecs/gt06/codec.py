@@ -73,7 +73,9 @@ class Gt06Codec:
         return what
 
     def _message(self, frame: Frame, message: Message) -> Report:
-        read = MESSAGES.get(message.kind, _silent if message.kind in _NO_ANSWER else read_unknown)
+        read = MESSAGES.get(message.kind)
+        if read is None:
+            read = _silent if message.kind in _NO_ANSWER else read_unknown
         draft = Draft(frame)
         try:
             read(message, draft)
