@@ -343,9 +343,7 @@ def _greet(
     if options.quiet:
         return
     print(f"安心铃演示 carebell demo: {len(demo.people)} 人 persons, 一天压缩为 a day in {options.minutes:g} min")
-    print(
-        "  时间 times     行首是演示时刻,短信和电话里是真实时间 lines: the story's time; messages: the real one"
-    )
+    print("  时间 times     行首是演示时刻,短信和电话里是真实时间 lines: the story's time; messages: the real one")
     print(f"  网关 gateway   {gateway.http_url}/openapi.json   mqtt {gateway.mqtt_host}:{gateway.mqtt_port}")
     print(f"  控制台 console {gateway.http_url}/console   {LOGIN} / {password}")
     print(f"  平台 platform  {platform.url}/")

@@ -60,7 +60,7 @@ async def story(folder: Path, death: str) -> None:
     async with town(folder, policy=POLICY.replace("at_s = 0.5", "at_s = 0.2")) as place:
         place.people.set(contact_number(1, 2), presses("1"))
         await one_life(place, 1, death)
-        alert = await place.until(1, lambda a: bool(by(a, "family_accept")), 30)
+        alert = await place.until(1, lambda a: bool(by(a, "family_accept")), 60)
         alert = await place.until(1, lambda a: (a["order"] or {}).get("status") == "accepted")
         assert len(place.platform.orders_for(alert["id"])) == 1, "exactly one order"
         assert [len(by(alert, action)) for action in ("raise", "order_sent", "family_accept")] == [1, 1, 1]

@@ -22,35 +22,51 @@ pytest.importorskip("twilio", reason="needs the Twilio SDK: pip install 'carebel
 pytest.importorskip("serialx", reason="needs the extra carebell[modem]: pip install serialx")
 
 
-def test_the_first_does_not_answer_the_second_presses_1_and_the_duty_officer_accepts(tmp_path: Path) -> None:
+def test_the_first_does_not_answer_and_the_second_presses_1(tmp_path: Path) -> None:
+    """Nobody else is quicker, however slow the machine is: the duty officer does not pick up."""
+
     async def story() -> None:
         async with town(tmp_path) as place:
             first, second = contact_number(1, 1), contact_number(1, 2)
             place.people.set(second, presses("1"))
+            await asyncio.to_thread(place.daemon.start)
+            assert await place.press(1)
+            alert = await place.until(1, lambda a: a["escalation"]["ladders"]["family"]["taken_by"], 60)
+            assert alert["escalation"]["ladders"]["family"]["taken_by"] == "P-1.2"
+            assert alert["handling"] == "raised", "the family's 1 does not end the operators' ladder"
+            assert [number for number in place.numbers_called() if number != DUTY][:2] == [first, second]
+            assert {message.to for message in place.carrier.messages} == {first, second}
+            alert = await place.until(1, lambda a: (a["order"] or {}).get("status") == "accepted", 60)
+            assert len(place.platform.orders_for(alert["id"])) == 1
+
+            def settled(alert: dict[str, Any]) -> bool:
+                calls = {each["contact_id"]: each["state"] for each in alert["attempts"] if each["medium"] == "voice"}
+                texts = {each["contact_id"]: each["state"] for each in alert["attempts"] if each["medium"] == "sms"}
+                return (calls.get("P-1.1"), calls.get("P-1.2")) == ("no_answer", "answered") and texts == {
+                    "P-1.1": "delivered", "P-1.2": "delivered",
+                }  # fmt: skip
+
+            alert = await place.until(1, settled, 60)
+            pressed = {each["contact_id"]: each["digits"] for each in alert["attempts"] if each["medium"] == "voice"}
+            assert (pressed["P-1.1"], pressed["P-1.2"]) == ("", "1")
+            assert {each["provider"] for each in alert["attempts"]} == {"twilio"}
+            told = [each for call in place.carrier.calls for each in call.told]
+            assert any("按了紧急呼叫" in words for words in told), told
+
+    asyncio.run(story())
+
+
+def test_the_officer_on_duty_presses_1_and_has_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with town(tmp_path) as place:
             place.people.set(DUTY, presses("1"))
             await asyncio.to_thread(place.daemon.start)
             assert await place.press(1)
-            alert = await place.until(1, lambda a: a["escalation"]["ladders"]["family"]["taken_by"])
-            assert alert["escalation"]["ladders"]["family"]["taken_by"] == "P-1.2"
-            assert alert["handling"] == "raised", "the family's 1 does not end the operators' ladder"
-            assert place.numbers_called() == [first, second]
-            assert sorted(message.to for message in place.carrier.messages) == [first, second]
-
-            alert = await place.until(1, lambda a: a["handling"] != "raised")
+            alert = await place.until(1, lambda a: a["handling"] != "raised", 60)
             assert alert["owner"] == "staff:duty"
             (accepted,) = by(alert, "accept")
             assert accepted["actor"]["channel"] == "voice"
-            assert place.numbers_called() == [first, second, DUTY]
-            alert = await place.until(1, lambda a: (a["order"] or {}).get("status") == "accepted")
-            assert len(place.platform.orders_for(alert["id"])) == 1
-            calls = {each["contact_id"]: each for each in alert["attempts"] if each["medium"] == "voice"}
-            assert (calls["P-1.1"]["state"], calls["P-1.1"]["digits"]) == ("no_answer", "")
-            assert (calls["P-1.2"]["state"], calls["P-1.2"]["digits"]) == ("answered", "1")
-            texts = {each["contact_id"]: each["state"] for each in alert["attempts"] if each["medium"] == "sms"}
-            assert texts == {"P-1.1": "delivered", "P-1.2": "delivered"}
-            assert [each["provider"] for each in alert["attempts"]] == ["twilio"] * 5
-            told = [each for call in place.carrier.calls for each in call.told]
-            assert any("按了紧急呼叫" in words for words in told), told
+            assert by(alert, "family_accept") == []
 
     asyncio.run(story())
 
