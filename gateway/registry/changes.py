@@ -10,9 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from gateway import audit
+from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError
 from gateway.model import Actor
-from gateway.registry.fields import Spec, SqlValue
+from gateway.registry.fields import Spec, SqlValue, show_row
 
 VERSION_KEY: Final = "registry_version"
 ROWS_PER_AUDIT: Final = 500
@@ -130,6 +131,18 @@ def existing(connection: apsw.Connection, spec: Spec, row_id: str) -> dict[str, 
     if row is None:
         raise NotFoundError(f"no {spec.noun} {row_id!r}")
     return row
+
+
+def view_of(spec: Spec, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A versioned row, JSON-ready."""
+    shown = {spec.id_name: row["id"], **show_row(spec, row), "version": row["version"]}
+    return shown | {"created_at": iso(row["created_at_us"]), "updated_at": iso(row["updated_at_us"])}
+
+
+def require_person(connection: apsw.Connection, person_id: str) -> None:
+    """Raises NotFoundError for a person that a row names and that is not there."""
+    if connection.execute("SELECT 1 FROM person WHERE id = ?", (person_id,)).fetchone() is None:
+        raise NotFoundError(f"person_id: no person {person_id!r}")
 
 
 def insert(

@@ -7,11 +7,20 @@ from typing import Any, Final
 
 import apsw
 
-from gateway.clock import iso
-from gateway.errors import NotFoundError
 from gateway.model import Actor, Severity
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, insert, listing, rows, update
+from gateway.registry.changes import (
+    Change,
+    begin,
+    existing,
+    expect_version,
+    insert,
+    listing,
+    require_person,
+    rows,
+    update,
+    view_of,
+)
 
 CHANNELS: Final = ("voice", "sms", "app", "wechat", "email")
 
@@ -114,7 +123,7 @@ def contact_exists(connection: apsw.Connection, contact_id: str) -> bool:
 
 def show_contact(connection: apsw.Connection, contact_id: str) -> dict[str, Any]:
     """A contact, JSON-ready. Raises NotFoundError."""
-    return _view(existing(connection, SPEC, contact_id))
+    return view_of(SPEC, existing(connection, SPEC, contact_id))
 
 
 def list_contacts(
@@ -134,13 +143,11 @@ def list_contacts(
         (search, "(id LIKE ? OR name LIKE ? OR phone LIKE ?)", (f"%{search}%",) * 3),
     )
     found = listing(connection, "SELECT * FROM contact", conditions, "position, id" if person_id else "id", limit)
-    return [_view(row) for row in found]
+    return [view_of(SPEC, row) for row in found]
 
 
 def _require_whole(connection: apsw.Connection, values: Mapping[str, Any]) -> None:
-    person_id = values["person_id"]
-    if connection.execute("SELECT 1 FROM person WHERE id = ?", (person_id,)).fetchone() is None:
-        raise NotFoundError(f"person_id: no person {person_id!r}")
+    require_person(connection, values["person_id"])
     if (values["quiet_from"] is None) != (values["quiet_to"] is None):
         raise f.FieldsError([f.Problem("quiet_to", "quiet hours need both quiet_from and quiet_to")])
     if "email" in str(values["channels"]) and values["email"] is None:
@@ -160,8 +167,3 @@ def next_position(connection: apsw.Connection, person_id: str) -> int:
     ).fetchone()
     assert row is not None
     return min(int(row[0]), 99)
-
-
-def _view(row: Mapping[str, Any]) -> dict[str, Any]:
-    view = {SPEC.id_name: row["id"], **f.show_row(SPEC, row), "version": row["version"]}
-    return view | {"created_at": iso(row["created_at_us"]), "updated_at": iso(row["updated_at_us"])}

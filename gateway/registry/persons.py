@@ -13,7 +13,7 @@ from gateway.clock import from_us, iso
 from gateway.errors import ConflictError
 from gateway.model import Actor
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, fetch, insert, listing, update
+from gateway.registry.changes import Change, begin, existing, expect_version, fetch, insert, listing, update, view_of
 from gateway.registry.devices import SPEC as DEVICE
 from gateway.registry.devices import apply_device
 
@@ -135,7 +135,7 @@ def apply_person(
 def show_person(connection: apsw.Connection, person_id: str) -> dict[str, Any]:
     """A person with devices, contacts, places and consents, JSON-ready. Raises NotFoundError."""
     row = existing(connection, SPEC, person_id)
-    view = _view(row)
+    view = view_of(SPEC, row)
     view["devices"] = [
         str(device_id)
         for (device_id,) in connection.execute(
@@ -175,16 +175,7 @@ def list_persons(
         (search, "(id LIKE ? OR name LIKE ? OR phone LIKE ?)", (f"%{search}%",) * 3),
     )
     found = listing(connection, "SELECT * FROM person", conditions, "id", limit)
-    return [_view(row) for row in found]
-
-
-def _view(row: Mapping[str, Any]) -> dict[str, Any]:
-    view = {SPEC.id_name: row["id"], **f.show_row(SPEC, row)}
-    return view | {
-        "version": row["version"],
-        "created_at": iso(row["created_at_us"]),
-        "updated_at": iso(row["updated_at_us"]),
-    }
+    return [view_of(SPEC, row) for row in found]
 
 
 # ---- consents --------------------------------------------------------------------------------------------------------

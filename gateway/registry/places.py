@@ -9,11 +9,19 @@ import apsw
 import msgspec
 
 from gateway.care import CarePlan, Fence, problems
-from gateway.clock import iso
-from gateway.errors import NotFoundError
 from gateway.model import Actor
 from gateway.registry import fields as f
-from gateway.registry.changes import Change, begin, existing, expect_version, insert, listing, update
+from gateway.registry.changes import (
+    Change,
+    begin,
+    existing,
+    expect_version,
+    insert,
+    listing,
+    require_person,
+    update,
+    view_of,
+)
 
 SPEC: Final = f.Spec(
     "place",
@@ -85,7 +93,7 @@ def clean_place(place_id: str, values: Mapping[str, Any], old: Mapping[str, Any]
 
 def insert_place(connection: apsw.Connection, place_id: str, values: Mapping[str, f.SqlValue], change: Change) -> None:
     """Insert clean values; of the settings the audit tells the consent alone. As ``add_place``."""
-    _require_person(connection, str(values["person_id"]))
+    require_person(connection, str(values["person_id"]))
     told = {"consent": fence_of({**values, "id": place_id}).consent}
     insert(connection, SPEC, place_id, {**values, **told}, change)
     _touch_person(connection, str(values["person_id"]), change)
@@ -96,7 +104,7 @@ def apply_place(
 ) -> list[str]:
     """Change a place's clean fields; return the names that changed. Another spelling of the same fence is no change."""
     if "person_id" in values:
-        _require_person(connection, str(values["person_id"]))
+        require_person(connection, str(values["person_id"]))
     before, after = fence_of(row), fence_of({**row, **values})
     if before == after:
         values = {name: value for name, value in values.items() if name not in _OF_FENCE}
@@ -110,7 +118,7 @@ def apply_place(
 
 def show_place(connection: apsw.Connection, place_id: str) -> dict[str, Any]:
     """A place, JSON-ready. Raises NotFoundError."""
-    return _view(existing(connection, SPEC, place_id))
+    return view_of(SPEC, existing(connection, SPEC, place_id))
 
 
 def list_places(
@@ -124,7 +132,7 @@ def list_places(
 ) -> list[dict[str, Any]]:
     """Places in this state ("" is any), by id behind ``after_id``."""
     found = place_rows(connection, person_id=person_id, state=state, search=search, after_id=after_id, limit=limit)
-    return [_view(row) for row in found]
+    return [view_of(SPEC, row) for row in found]
 
 
 def place_rows(
@@ -164,19 +172,9 @@ def fence_of(row: Mapping[str, Any]) -> Fence:
     return msgspec.convert(settings | own, type=Fence)
 
 
-def _require_person(connection: apsw.Connection, person_id: str) -> None:
-    if connection.execute("SELECT 1 FROM person WHERE id = ?", (person_id,)).fetchone() is None:
-        raise NotFoundError(f"person_id: no person {person_id!r}")
-
-
 def _touch_person(connection: apsw.Connection, person_id: str, change: Change) -> None:
     """The person's plan contains the place, so that it has a new version too."""
     connection.execute(
         "UPDATE person SET version = version + 1, updated_at_us = ?, changed = ? WHERE id = ?",
         (change.at_us, change.number, person_id),
     )
-
-
-def _view(row: Mapping[str, Any]) -> dict[str, Any]:
-    view = {SPEC.id_name: row["id"], **f.show_row(SPEC, row), "version": row["version"]}
-    return view | {"created_at": iso(row["created_at_us"]), "updated_at": iso(row["updated_at_us"])}
