@@ -123,12 +123,13 @@ class Screen(Response):
         shown = await self.visit.frame.views.shown(self.visit.sight)
         self._seq = shown.snapshot.seq if self._seen is None else self._seen
         self._number = shown.number_of(self._seq)
-        await write(b"retry: 1000\nid: %d\n%b" % (self._seq, self._beat()))
-        if self._seen is None:
-            return
-        changes = changes_told(await self.visit.frame.board.changes_after(self._seq), self.visit.sight)
-        if changes:
-            await write(b"event: missed\ndata: %d\n\n" % len({each["alert"] for each in changes}))
+        missed = b""
+        if self._seen is not None:
+            changes = changes_told(await self.visit.frame.board.changes_after(self._seq), self.visit.sight)
+            if changes:
+                missed = b"event: missed\ndata: %d\n\n" % len({each["alert"] for each in changes})
+        # The heartbeat comes last: with it the page says that it is back, and what it missed.
+        await write(b"retry: 1000\nid: %d\n%b%b" % (self._seq, missed, self._beat()))
 
     async def _tell(self, write: Callable[..., Awaitable[None]]) -> None:
         """What is newer than what the page was told."""
