@@ -1,7 +1,11 @@
-/* A closed-loop MQTT 3.1.1 load generator for the figure "sustained": many devices, QoS 1, each with a fixed number of
- * messages under way. Written in C because a generator in Python takes as much of a two-core machine as the gateway.
+/* An MQTT 3.1.1 load generator: many devices, QoS 1. Written in C because a generator in Python takes as much of a
+ * two-core machine as the gateway. 127.0.0.1 only; prints one JSON object.
  *
- *     load PORT TOKENS.CSV CONNECTIONS WINDOW SECONDS     prints one JSON object; 127.0.0.1 only
+ *     load closed PORT TOKENS.CSV CONNECTIONS SECONDS WINDOW            so many messages under way on each connection
+ *     load open PORT TOKENS.CSV CONNECTIONS SECONDS RATE PRESSES        messages and presses a second, whatever comes back
+ *
+ * A time is counted from when a message was due, not from when it was sent. Each device presses once at most; "presses"
+ * are the device and the CLOCK_MONOTONIC second when each was due.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,16 +27,22 @@ struct device {
     int fd;
     char name[128], token[128];
     uint32_t seq;
-    uint16_t packet_id;
+    uint16_t packet_id, press_id;
     size_t out_from, out_to, in_have;
     unsigned char in[4];
     double due[IDS];
     char out[OUT];
 };
 
+struct times {
+    float *seconds;
+    size_t count;
+};
+
 static double started, stop_at;
 static uint64_t sent, acked;
-static float *latencies;
+static struct times telemetry, presses;
+static char at[64];
 
 static void fail(const char *what)
 {
@@ -78,31 +88,37 @@ static void flush(struct device *d)
     d->out_from = d->out_to = 0;
 }
 
-static void publish(struct device *d, unsigned count, const char *at)
+/* Put one message behind what is to be sent; false when there is no room. */
+static bool publish(struct device *d, double due, bool press)
 {
+    if (d->out_to + 1024 >= OUT)
+        return false;
     char topic[160], payload[512];
     snprintf(topic, sizeof topic, "carebell/%s/up", d->name);
-    double due = now();
-    while (count-- && d->out_to + 1024 < OUT) {
-        uint32_t n = ++d->seq;
-        int length = snprintf(payload, sizeof payload,
-            "{\"seq\":%u,\"at\":\"%s\",\"measurements\":{\"heart_rate_bpm\":%u,\"spo2_percent\":%u,\"systolic_mmhg\":%u,"
+    uint32_t n = ++d->seq;
+    int length = snprintf(payload, sizeof payload, "{\"seq\":%u,\"at\":\"%s\",", n, at);
+    if (press)
+        length += snprintf(payload + length, sizeof payload - (size_t)length, "\"signals\":[\"sos\"]}");
+    else
+        length += snprintf(payload + length, sizeof payload - (size_t)length,
+            "\"measurements\":{\"heart_rate_bpm\":%u,\"spo2_percent\":%u,\"systolic_mmhg\":%u,"
             "\"diastolic_mmhg\":%u,\"body_temperature_celsius\":36.%u,\"battery_percent\":%u},\"position\":"
             "{\"latitude\":39.0841%02u,\"longitude\":117.2009%02u,\"accuracy_m\":8,\"source\":\"gnss\"}}",
-            n, at, 60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, 1 + n % 8, 50 + n % 50, n % 100, 99 - n % 100);
-        d->packet_id = d->packet_id == 65535 ? 1 : (uint16_t)(d->packet_id + 1);
-        d->due[d->packet_id] = due;
-        char *to = d->out + d->out_to;
-        *to++ = 0x32;
-        to = put_length(to, 4 + strlen(topic) + (size_t)length);
-        to = put_text(to, topic);
-        *to++ = (char)(d->packet_id >> 8);
-        *to++ = (char)d->packet_id;
-        memcpy(to, payload, (size_t)length);
-        d->out_to = (size_t)(to + length - d->out);
-        sent++;
-    }
-    flush(d);
+            60 + n % 30, 95 + n % 5, 110 + n % 25, 65 + n % 20, 1 + n % 8, 50 + n % 50, n % 100, 99 - n % 100);
+    d->packet_id = d->packet_id == 65535 ? 1 : (uint16_t)(d->packet_id + 1);
+    d->due[d->packet_id] = due;
+    if (press)
+        d->press_id = d->packet_id;
+    char *to = d->out + d->out_to;
+    *to++ = 0x32;
+    to = put_length(to, 4 + strlen(topic) + (size_t)length);
+    to = put_text(to, topic);
+    *to++ = (char)(d->packet_id >> 8);
+    *to++ = (char)d->packet_id;
+    memcpy(to, payload, (size_t)length);
+    d->out_to = (size_t)(to + length - d->out);
+    sent++;
+    return true;
 }
 
 static void connect_device(struct device *d, int port)
@@ -129,6 +145,13 @@ static void connect_device(struct device *d, int port)
     }
 }
 
+static void note(struct times *of, double seconds)
+{
+    if (of->count < LATENCIES)
+        of->seconds[of->count++] = (float)seconds;
+}
+
+/* Read acknowledgements; how many there were. */
 static unsigned receive(struct device *d)
 {
     unsigned char in[65536];
@@ -139,14 +162,18 @@ static unsigned receive(struct device *d)
             return 0;
         fail("the connection ended");
     }
-    size_t have = (size_t)count + d->in_have, at = 0;
+    size_t have = (size_t)count + d->in_have, from = 0;
     double t = now();
     unsigned found = 0;
-    for (; at + 4 <= have; at += 4, found++)
-        if (acked + found < LATENCIES)
-            latencies[acked + found] = (float)(t - d->due[in[at + 2] << 8 | in[at + 3]]);
-    d->in_have = have - at;
-    memcpy(d->in, in + at, d->in_have);
+    for (; from + 4 <= have; from += 4, found++) {
+        uint16_t id = (uint16_t)(in[from + 2] << 8 | in[from + 3]);
+        bool press = id == d->press_id;
+        note(press ? &presses : &telemetry, t - d->due[id]);
+        if (press)
+            d->press_id = 0;
+    }
+    d->in_have = have - from;
+    memcpy(d->in, in + from, d->in_have);
     acked += found;
     return found;
 }
@@ -157,65 +184,122 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double percentile(double share)
+static double percentile(const struct times *of, double share)
 {
-    size_t count = acked < LATENCIES ? acked : LATENCIES;
-    size_t rank = (size_t)(share * (double)count);
-    return count ? 1000.0 * (double)latencies[rank < count ? rank : count - 1] : 0;
+    size_t rank = (size_t)(share * (double)of->count);
+    return of->count ? 1000.0 * (double)of->seconds[rank < of->count ? rank : of->count - 1] : 0;
+}
+
+static void show(const char *name, struct times *of)
+{
+    qsort(of->seconds, of->count, sizeof *of->seconds, ascending);
+    printf("\"%s\":{\"count\":%zu,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"p999_ms\":%.2f,\"max_ms\":%.2f}", name,
+           of->count, percentile(of, .5), percentile(of, .99), percentile(of, .999), percentile(of, 1));
+}
+
+static void stamp(double t)
+{
+    static double stamped;
+    if (t - stamped <= 0.001)
+        return;
+    struct timespec wall;
+    struct tm parts;
+    char day[32];
+    clock_gettime(CLOCK_REALTIME, &wall);
+    strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", gmtime_r(&wall.tv_sec, &parts));
+    snprintf(at, sizeof at, "%s.%03ldZ", day, wall.tv_nsec / 1000000);
+    stamped = t;
+}
+
+/* Fetch what came; with ``again``, send as many as were acknowledged. */
+static void serve(int poller, int wait_ms, bool again)
+{
+    struct epoll_event ready[256];
+    int some = epoll_wait(poller, ready, 256, wait_ms);
+    double t = now();
+    stamp(t);
+    for (int i = 0; i < some; i++) {
+        struct device *d = ready[i].data.ptr;
+        flush(d);
+        for (unsigned found; (found = receive(d));) {
+            while (again && t < stop_at && found-- && publish(d, t, false))
+                ;
+            flush(d);
+        }
+    }
+}
+
+static void closed_loop(struct device **devices, int count, int poller, int window)
+{
+    for (int i = 0; i < count; i++) {
+        for (int n = 0; n < window; n++)
+            publish(devices[i], started, false);
+        flush(devices[i]);
+    }
+    while (now() < stop_at)
+        serve(poller, 10, true);
+}
+
+static void open_loop(struct device **devices, int count, int poller, double rate, double presses_per_s)
+{
+    uint64_t messages = 0, pressed = 0;
+    printf("\"presses\":[");
+    for (double t; (t = now()) < stop_at;) {
+        for (; (double)messages < (t - started) * rate; messages++) {
+            struct device *d = devices[messages % (uint64_t)count];
+            publish(d, started + (double)messages / rate, false);
+            flush(d);
+        }
+        for (; (double)pressed < (t - started) * presses_per_s && pressed < (uint64_t)count; pressed++) {
+            struct device *d = devices[pressed];
+            double due = started + (double)pressed / presses_per_s;
+            publish(d, due, true);
+            flush(d);
+            printf("%s[\"%s\",%.6f]", pressed ? "," : "", d->name, due);
+        }
+        serve(poller, 1, false);
+    }
+    printf("],");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 6) {
-        fprintf(stderr, "usage: load PORT TOKENS.CSV CONNECTIONS WINDOW SECONDS\n");
+    bool open = argc == 8 && !strcmp(argv[1], "open");
+    if (!open && (argc != 7 || strcmp(argv[1], "closed"))) {
+        fprintf(stderr, "usage: load closed PORT TOKENS.CSV CONNECTIONS SECONDS WINDOW\n"
+                        "       load open PORT TOKENS.CSV CONNECTIONS SECONDS RATE PRESSES\n");
         return 2;
     }
-    int count = atoi(argv[3]), window = atoi(argv[4]), poller = epoll_create1(0);
+    int count = atoi(argv[4]), poller = epoll_create1(0);
     struct device **devices = calloc((size_t)count, sizeof *devices);
-    latencies = malloc(LATENCIES * sizeof *latencies);
-    FILE *tokens = fopen(argv[2], "r");
-    if (!tokens || !devices || !latencies)
-        fail(argv[2]);
+    telemetry.seconds = malloc(LATENCIES * sizeof *telemetry.seconds);
+    presses.seconds = malloc(LATENCIES * sizeof *presses.seconds);
+    FILE *tokens = fopen(argv[3], "r");
+    if (!tokens || !devices || !telemetry.seconds || !presses.seconds)
+        fail(argv[3]);
     for (int i = 0; i < count; i++) {
         devices[i] = calloc(1, sizeof **devices);
         if (!devices[i] || fscanf(tokens, " %127[^,],%127[^\r\n]", devices[i]->name, devices[i]->token) != 2)
             fail("tokens");
-        connect_device(devices[i], atoi(argv[1]));
+        connect_device(devices[i], atoi(argv[2]));
         struct epoll_event want = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = devices[i]};
         epoll_ctl(poller, EPOLL_CTL_ADD, devices[i]->fd, &want);
     }
     started = now();
     stop_at = started + atof(argv[5]);
-    char at[64];
-    double stamped = 0, t;
-    bool begun = false;
-    while ((t = now()) < stop_at || (acked < sent && t < stop_at + 20)) {
-        if (t - stamped > 0.001) {
-            struct timespec wall;
-            struct tm parts;
-            char day[32];
-            clock_gettime(CLOCK_REALTIME, &wall);
-            strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", gmtime_r(&wall.tv_sec, &parts));
-            snprintf(at, sizeof at, "%s.%03ldZ", day, wall.tv_nsec / 1000000);
-            stamped = t;
-        }
-        for (int i = 0; !begun && i < count; i++)
-            publish(devices[i], (unsigned)window, at);
-        begun = true;
-        struct epoll_event ready[256];
-        int some = epoll_wait(poller, ready, 256, 10);
-        for (int i = 0; i < some; i++) {
-            struct device *d = ready[i].data.ptr;
-            flush(d);
-            for (unsigned found; (found = receive(d));)
-                if (t < stop_at)
-                    publish(d, found, at);
-        }
-    }
-    double elapsed = now() - started;
-    qsort(latencies, acked < LATENCIES ? acked : LATENCIES, sizeof *latencies, ascending);
-    printf("{\"sent\":%llu,\"acked\":%llu,\"elapsed_s\":%.3f,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"p999_ms\":%.2f}\n",
-           (unsigned long long)sent, (unsigned long long)acked, elapsed, percentile(.5), percentile(.99),
-           percentile(.999));
+    stamp(started);
+    printf("{");
+    if (open)
+        open_loop(devices, count, poller, atof(argv[6]), atof(argv[7]));
+    else
+        closed_loop(devices, count, poller, atoi(argv[6]));
+    while (acked < sent && now() < stop_at + 20)
+        serve(poller, 10, false);
+    printf("\"sent\":%llu,\"acked\":%llu,\"elapsed_s\":%.3f,", (unsigned long long)sent, (unsigned long long)acked,
+           now() - started);
+    show("telemetry", &telemetry);
+    printf(",");
+    show("sos", &presses);
+    printf("}\n");
     return acked == sent ? 0 : 1;
 }

@@ -9,13 +9,12 @@ import asyncio
 import contextlib
 import os
 import platform
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -26,6 +25,7 @@ from gateway.registry.devices import add_device
 from gateway.registry.persons import add_person
 from gateway.storage import journal
 from gateway.storage.database import FILE_NAME, open_database
+from simulators.generator import Generator
 from simulators.latency import Latencies
 from simulators.load import Load
 
@@ -103,6 +103,9 @@ class Bench:
 
     def load(self, devices: int, *, first: int = 0) -> Load:
         return Load("127.0.0.1", self.mqtt_port, self.credentials[first : first + devices])
+
+    def generator(self, devices: int) -> Generator:
+        return Generator(self.data_dir.parent, self.mqtt_port, self.credentials[:devices])
 
     def stat(self) -> dict[str, Any]:
         connection = open_database(self.data_dir / FILE_NAME, read_only=True)
@@ -184,13 +187,13 @@ class OrderSink(asyncio.Protocol):
             )
 
 
-def order_latency(load: Load, sink: OrderSink) -> dict[str, float]:
+def order_latency(press_due_s: Mapping[str, float], sink: OrderSink) -> dict[str, float]:
     """From the moment a press was due to its order at the platform."""
     latencies = Latencies()
-    for device_id, due_s in load.press_due_s.items():
+    for device_id, due_s in press_due_s.items():
         if device_id in sink.arrived_s:
             latencies.add(sink.arrived_s[device_id] - due_s)
-    return latencies.summary() | {"missing": len(load.press_due_s) - latencies.count}
+    return latencies.summary() | {"missing": len(press_due_s) - latencies.count}
 
 
 # ---- the figures -----------------------------------------------------------------------------------------------------
@@ -198,60 +201,29 @@ def order_latency(load: Load, sink: OrderSink) -> dict[str, float]:
 
 async def sustained(bench: Bench, seconds: float) -> dict[str, Any]:
     """MQTT QoS 1, closed loop: durable, judged, and in history."""
-    program = compiled_generator(bench.data_dir.parent)
     cpu_s = bench.cpu_seconds()
-    if program is not None:
-        tokens = bench.data_dir.parent / "tokens.csv"
-        tokens.write_text("".join(f"{name},{token}\n" for name, token in bench.credentials), encoding="utf-8")
-        found = await run_generator(program, bench.mqtt_port, tokens, seconds)
-    else:
-        load = bench.load(CONNECTIONS)
-        await load.connect()
-        result = await load.closed_loop(seconds, WINDOW)
-        found = {"sent": result.sent, "acked": result.acked, "elapsed_s": result.elapsed_s, **result.telemetry}
-        await load.close()
+    ran = await bench.generator(CONNECTIONS).closed_loop(seconds, WINDOW)
     cpu_s = bench.cpu_seconds() - cpu_s
     behind = bench.stat()
     drained_s = await bench.history_behind(0)
     return {
-        "messages_per_s": round(found["acked"] / found["elapsed_s"]),
-        "acked": found["acked"],
-        "unacked": found["sent"] - found["acked"],
-        "seconds": round(found["elapsed_s"], 1),
-        "telemetry_ack": {name: found[name] for name in ("p50_ms", "p99_ms", "p999_ms")},
-        "generator": "C" if program is not None else "Python (no C compiler here: it takes a core of its own)",
-        "gateway_cpu_us_per_message": round(cpu_s / max(1, found["acked"]) * 1e6, 1),
+        "messages_per_s": round(ran.acked / ran.elapsed_s),
+        "acked": ran.acked,
+        "unacked": ran.sent - ran.acked,
+        "seconds": round(ran.elapsed_s, 1),
+        "telemetry_ack": ran.telemetry,
+        "generator": ran.generator,
+        "gateway_cpu_us_per_message": round(cpu_s / max(1, ran.acked) * 1e6, 1),
         "history_behind_at_end": behind["last_seq"] - behind["readers"].get("history", 0),
         "history_complete_after_s": round(drained_s, 1),
         "journal_bytes_per_message": round(behind["bytes"] / max(1, behind["records"])),
     }
 
 
-def compiled_generator(folder: Path) -> Path | None:
-    """benchmarks/load.c as a program, None where that cannot be made."""
-    source = Path(__file__).resolve().parents[1] / "benchmarks" / "load.c"
-    compiler = shutil.which("cc")
-    if compiler is None or not source.is_file():
-        return None
-    program = folder / "load"
-    subprocess.run([compiler, "-O2", "-std=c11", str(source), "-o", str(program)], check=True)  # noqa: S603
-    return program
-
-
-async def run_generator(program: Path, port: int, tokens: Path, seconds: float) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        program, str(port), tokens, str(CONNECTIONS), str(WINDOW), str(seconds), stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    found: dict[str, Any] = msgspec.json.decode(output)
-    return found
-
-
 async def steady(bench: Bench, seconds: float, rate: float, presses: float) -> dict[str, Any]:
     """Open loop at a rate, with presses in it: acknowledgements, orders, backlog."""
-    load = bench.load(1000)
-    await load.connect()
-    await asyncio.sleep(0.5)
+    generator = bench.generator(1000)
+    cpu_s = bench.cpu_seconds()
     behind: list[int] = []
 
     async def watch() -> None:
@@ -262,19 +234,20 @@ async def steady(bench: Bench, seconds: float, rate: float, presses: float) -> d
 
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watch())
-        result = await load.open_loop(seconds, rate, presses)
+        ran = await generator.open_loop(seconds, rate, presses)
         watching.cancel()
+    cpu_s = bench.cpu_seconds() - cpu_s
     await asyncio.sleep(1.0)
     drained_s = await bench.history_behind(0)
-    orders = order_latency(load, bench.orders)
-    await load.close()
     return {
         "rate_per_s": rate,
-        "sent": result.sent,
-        "unacked": result.sent - result.acked,
-        "telemetry_ack": result.telemetry,
-        "sos_ack": result.presses,
-        "sos_order": orders,
+        "sent": ran.sent,
+        "unacked": ran.sent - ran.acked,
+        "telemetry_ack": ran.telemetry,
+        "sos_ack": ran.sos,
+        "sos_order": order_latency(ran.press_due_s, bench.orders),
+        "generator": ran.generator,
+        "gateway_cpu_us_per_message": round(cpu_s / max(1, ran.acked) * 1e6, 1),
         "history_behind_over_time": behind,
         "history_complete_after_s": round(drained_s, 1),
     }
@@ -302,15 +275,16 @@ async def idle(bench: Bench, connections: int) -> dict[str, Any]:
 
 async def storm(bench: Bench, presses: int, seconds: float) -> dict[str, Any]:
     """Many people press within a minute, each of them for the first time."""
-    load = bench.load(presses)
-    await load.connect()
-    result = await load.open_loop(seconds, 1.0, presses / seconds)
+    ran = await bench.generator(presses).open_loop(seconds, 1.0, presses / seconds)
     started_s = time.perf_counter()
-    while len(bench.orders.arrived_s) < len(load.press_due_s) and time.perf_counter() - started_s < DRAIN_LIMIT_S:
+    while len(bench.orders.arrived_s) < len(ran.press_due_s) and time.perf_counter() - started_s < DRAIN_LIMIT_S:
         await asyncio.sleep(0.1)
-    orders = order_latency(load, bench.orders)
-    await load.close()
-    return {"presses": len(load.press_due_s), "sos_ack": result.presses, "sos_order": orders}
+    return {
+        "presses": len(ran.press_due_s),
+        "sos_ack": ran.sos,
+        "sos_order": order_latency(ran.press_due_s, bench.orders),
+        "generator": ran.generator,
+    }
 
 
 class Figure(NamedTuple):

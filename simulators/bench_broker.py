@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import httpx2
 
-from simulators.bench import CONNECTIONS, DRAIN_LIMIT_S, WINDOW, Bench, compiled_generator, run_generator
-from simulators.load import Load
+from simulators.bench import CONNECTIONS, DRAIN_LIMIT_S, WINDOW, Bench
+from simulators.generator import Generator
 
 START_S: Final = 10.0
 PLACES: Final = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
@@ -86,30 +86,22 @@ async def through_broker(bench: BrokerBench, seconds: float) -> dict[str, Any]:
     await bench.subscribed()
     before = bench.stat()["records"]
     cpu_s = bench.cpu_seconds()
-    program = compiled_generator(bench.data_dir.parent)
     begun_s = time.perf_counter()
-    if program is not None:
-        tokens = bench.data_dir.parent / "tokens.csv"
-        tokens.write_text("".join(f"{name},{token}\n" for name, token in bench.credentials), encoding="utf-8")
-        found = await run_generator(program, bench.broker_port, tokens, seconds)
-    else:
-        load = Load("127.0.0.1", bench.broker_port, bench.credentials[:CONNECTIONS])
-        await load.connect()
-        result = await load.closed_loop(seconds, WINDOW)
-        found = {"sent": result.sent, "acked": result.acked}
-        await load.close()
+    ran = await Generator(bench.data_dir.parent, bench.broker_port, bench.credentials[:CONNECTIONS]).closed_loop(
+        seconds, WINDOW
+    )
     published_s = time.perf_counter() - begun_s
     stored = 0
-    while stored < found["acked"] and time.perf_counter() - begun_s < published_s + DRAIN_LIMIT_S:
+    while stored < ran.acked and time.perf_counter() - begun_s < published_s + DRAIN_LIMIT_S:
         await asyncio.sleep(0.05)
         stored = bench.stat()["records"] - before
     durable_s = time.perf_counter() - begun_s
     return {
-        "durable_messages_per_s": round(min(stored, found["acked"]) / durable_s),
-        "taken_by_the_broker": found["acked"],
+        "durable_messages_per_s": round(min(stored, ran.acked) / durable_s),
+        "taken_by_the_broker": ran.acked,
         "in_the_journal": stored,
         "published_s": round(published_s, 1),
         "durable_s": round(durable_s, 1),
         "gateway_cpu_us_per_message": round((bench.cpu_seconds() - cpu_s) / max(1, stored) * 1e6, 1),
-        "generator": "C" if program is not None else "Python (no C compiler here: it takes a core of its own)",
+        "generator": ran.generator,
     }

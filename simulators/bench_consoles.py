@@ -268,7 +268,7 @@ async def consoles(bench: ConsoleBench, seconds: float, rush_s: float, rate: flo
     ended = sum(screen.ended for screen in room.screens) + sum(feed.ended for feed in room.feeds)
     room.leave()
     steady = {name: due_s for name, due_s in load.press_due_s.items() if due_s < rushing_s - 1.0}
-    orders = order_latency(load, bench.orders)
+    orders = order_latency(load.press_due_s, bench.orders)
     await load.close()
     return found | {
         "rate_per_s": rate, "sent": result.sent, "unacked": result.sent - result.acked,

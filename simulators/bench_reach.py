@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -16,7 +17,6 @@ from gateway.storage.database import FILE_NAME, open_database
 from simulators.bench import ACTOR, DRAIN_LIMIT_S, Bench, OrderSink
 from simulators.carrier import ACCOUNT_SID, AUTH_TOKEN, NUMBER
 from simulators.latency import Latencies
-from simulators.load import Load
 
 PRESSING_S: Final = 30.0
 TARGET_S: Final = 30.0
@@ -103,14 +103,14 @@ class CallingBench(Bench):
         await super().stop_sinks()
         await self.calls.stop()
 
-    def call_latency(self, load: Load, after_s: float) -> dict[str, float]:
+    def call_latency(self, press_due_s: Mapping[str, float], after_s: float) -> dict[str, float]:
         """From the moment when a call was due (so long after its press) to its request at the carrier."""
         latencies = Latencies()
-        for device_id, due_s in load.press_due_s.items():
+        for device_id, due_s in press_due_s.items():
             arrived_s = self.calls.arrived_s.get(contact_number(int(device_id.removeprefix("D-"))))
             if arrived_s is not None:
                 latencies.add(arrived_s - due_s - after_s)
-        return latencies.summary() | {"missing": len(load.press_due_s) - latencies.count}
+        return latencies.summary() | {"missing": len(press_due_s) - latencies.count}
 
 
 class LadderBench(CallingBench):
@@ -121,32 +121,25 @@ class LadderBench(CallingBench):
 
 async def first_call(bench: CallingBench, seconds: float, rate: float, presses: float) -> dict[str, Any]:
     """Open loop at a rate with presses in it: from the press to the first call's request."""
-    load = bench.load(1000)
-    await load.connect()
-    await asyncio.sleep(0.5)
-    result = await load.open_loop(seconds, rate, presses)
+    ran = await bench.generator(1000).open_loop(seconds, rate, presses)
     started_s = time.perf_counter()
-    while len(bench.calls.arrived_s) < len(load.press_due_s) and time.perf_counter() - started_s < DRAIN_LIMIT_S:
+    while len(bench.calls.arrived_s) < len(ran.press_due_s) and time.perf_counter() - started_s < DRAIN_LIMIT_S:
         await asyncio.sleep(0.1)
-    calls = bench.call_latency(load, 0.0)
-    await load.close()
+    calls = bench.call_latency(ran.press_due_s, 0.0)
     return {
-        "rate_per_s": rate, "sent": result.sent, "unacked": result.sent - result.acked,
-        "telemetry_ack": result.telemetry, "sos_ack": result.presses, "sos_first_call": calls,
+        "rate_per_s": rate, "sent": ran.sent, "unacked": ran.sent - ran.acked,
+        "telemetry_ack": ran.telemetry, "sos_ack": ran.sos, "sos_first_call": calls,
     }  # fmt: skip
 
 
 async def many_open(bench: LadderBench, presses: int) -> dict[str, Any]:
     """So many people press within 30 s and nobody accepts: how late are timers, and the calls that they lead to."""
-    load = bench.load(presses)
-    await load.connect()
-    result = await load.open_loop(PRESSING_S, 1.0, presses / PRESSING_S)
+    ran = await bench.generator(presses).open_loop(PRESSING_S, 1.0, presses / PRESSING_S)
     await asyncio.sleep(TARGET_S + 5.0)
-    calls = bench.call_latency(load, STEPS_S["family", 1])
+    calls = bench.call_latency(ran.press_due_s, STEPS_S["family", 1])
     timers, open_alerts = _lateness(bench.data_dir / FILE_NAME)
-    await load.close()
     return {
-        "presses": len(load.press_due_s), "open_at_once": open_alerts, "sos_ack": result.presses,
+        "presses": len(ran.press_due_s), "open_at_once": open_alerts, "sos_ack": ran.sos,
         "timers_fired": timers.count, "timer_late": timers.summary(), "call_late": calls,
     }  # fmt: skip
 
