@@ -303,7 +303,7 @@ class JournalIngest:
 
     def _schedule(self, group: _Group, *, urgent: bool) -> None:
         if urgent:
-            self._flush()  # and what waits goes along
+            self._flush(alone=group.emergency and not self._awaits(group))
         elif len(group.records) >= GROUP_RECORDS or group.payload_bytes >= GROUP_BYTES:
             if self._in_flight < 2:
                 self._flush()
@@ -329,11 +329,23 @@ class JournalIngest:
             return QUICK_LINGER_S
         return linger_s
 
-    def _flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        groups, self._open = self._open, {}
+    def _awaits(self, emergency: _Group) -> bool:
+        """Whether something waits that must stay before it: of one of its devices, or what it is a resend of."""
+        waiting = self._open.get(False)
+        if waiting is None or emergency.has_duplicates:
+            return waiting is not None
+        devices = {record.device_id for record in emergency.records}
+        return any(record.device_id in devices for record in waiting.records)
+
+    def _flush(self, *, alone: bool = False) -> None:
+        """Commit what waits; ``alone``: the emergencies, so that their commit is not one of thousands of readings."""
+        if alone:
+            groups = {True: self._open.pop(True)}
+        else:
+            groups, self._open = self._open, {}
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         for emergency in (False, True):  # what came before an emergency keeps its place before it
             group = groups.get(emergency)
             if group is None:

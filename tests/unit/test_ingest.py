@@ -394,6 +394,33 @@ def test_an_emergency_does_not_wait_and_takes_along_what_does() -> None:
     play(story, linger_max_s=30.0)
 
 
+def test_an_emergency_leaves_behind_what_is_of_others() -> None:
+    async def story(world: Setting) -> None:
+        world.ingest._quick = 0
+        waits = world.ingest.offer([other("D-0002", STEP % (1, 1))])
+        press = world.ingest.offer([frame(SOS % 2)])
+        assert world.journal.submitted == [(1, True)]
+        await press
+        assert not waits.done()
+        await world.ingest.close()
+        assert waits.result() is Verdict.ACCEPTED
+        assert [record.device_id for record in world.journal.records] == ["D-0001", "D-0002"]
+
+    play(story, linger_max_s=30.0)
+
+
+def test_a_resend_with_an_emergency_does_not_overtake_its_original() -> None:
+    async def story(world: Setting) -> None:
+        world.ingest._quick = 0
+        waits = world.ingest.offer([other("D-0001", b'{"measurements":{"steps":1}}', idempotency_key="k")])
+        again = world.ingest.offer([other("D-0001", b'{"signals":["sos"]}', idempotency_key="k")])
+        assert world.journal.submitted == [(1, False), (0, True)]
+        await waits
+        await again
+
+    play(story, linger_max_s=30.0)
+
+
 def test_an_urgent_signal_does_not_wait_either() -> None:
     async def story(world: Setting) -> None:
         world.ingest._quick = 0
