@@ -65,7 +65,7 @@ async def facts(visit: Visit, alert_id: str) -> dict[str, Any]:
         "owner_name": names.get(alert["owner"] or "", alert["owner"]),
         "owner_since": owner_since,
         "next": _next(alert, mine=mine),
-        "told": _told(alert, found["contacts"]),
+        "told": _told(alert, found["contacts"], found["roles"]),
         "conference": visit.services.conferences is not None,
         "orders_configured": visit.services.orders is not None,
         "message": "",
@@ -87,13 +87,18 @@ def _next(alert: dict[str, Any], *, mine: bool) -> str:
     return "progress" if not done & {"dispatched", "on_scene", "transported"} else "resolve"
 
 
-def _told(alert: dict[str, Any], contacts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Who was told, newest first; a contact by name, staff and centers as the policy calls them."""
+def _told(alert: dict[str, Any], contacts: list[dict[str, Any]], roles: dict[str, str]) -> list[dict[str, Any]]:
+    """Who was told, newest first; a contact by name, staff and centers as the policy calls them, else by role."""
     names = {contact["contact_id"]: contact["name"] for contact in contacts}
     told = []
     for attempt in reversed(alert.get("attempts", [])):
         contact_id = attempt["contact_id"]
-        told.append(attempt | {"whom": names.get(contact_id) or contact_id.partition(":")[2] or contact_id})
+        role = roles.get(attempt["attempt_id"], "")
+        if role == "conference":
+            continue  # the line as a whole; its parties are rows of their own
+        told.append(
+            attempt | {"role": role, "whom": names.get(contact_id) or contact_id.partition(":")[2] or contact_id}
+        )
     return told[:50]
 
 
@@ -107,7 +112,14 @@ def _registry(connection: apsw.Connection, alert: dict[str, Any]) -> dict[str, A
         "has_door_code": bool(person_id) and door.door_code(connection, person_id) is not None,
         "earlier": _earlier(connection, person_id, alert["id"]) if person_id else [],
         "users": users.names(connection),
+        "roles": _roles(connection, alert["id"]),
     }
+
+
+def _roles(connection: apsw.Connection, alert_id: str) -> dict[str, str]:
+    """Whom each call of the alert was for, by the attempt's id."""
+    found = connection.execute("SELECT attempt_id, role FROM attempt WHERE alert_id = ?", (alert_id,))
+    return {str(attempt_id): str(role or "") for attempt_id, role in found}
 
 
 def _or_none(show: Any) -> dict[str, Any] | None:

@@ -41,6 +41,7 @@ LAPTOP = {"width": 1366, "height": 768}
 HOME = moved(CENTRE, 90, 0)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 THEMES = ("light", "dark")
+PICTURED = {"sign-in", "queue", "statistics", "audit", "help", "installer home", "installer device", "family"}
 JUDGE = """
 async ([tags, place, rules]) => {
   const options = { runOnly: { type: "tag", values: tags }, resultTypes: ["violations"] };
@@ -165,6 +166,8 @@ class Judge:
             if enhanced:
                 found += page.evaluate(JUDGE, [[], enhanced, ["color-contrast-enhanced"]])
             self.found += [f"{name} ({theme}) {each}" for each in found]
+            if name in PICTURED:
+                photograph(page, f"{name.replace(' ', '-')}-{theme}")
 
 
 def guarded(chrome: Any, site: Site, **options: Any) -> tuple[Any, list[str]]:

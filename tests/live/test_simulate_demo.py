@@ -44,6 +44,12 @@ def test_a_day_in_the_neighbourhood(tmp_path: Path) -> None:
     # The gateway's own books say the same, after the demo.
     assert len(rows("alerts", "list", "-c", str(folder / "carebell.toml"))) == sum(alerts.values())
     assert carebell("audit", "verify", "-c", str(folder / "carebell.toml")).returncode == 0
+    # Somebody can look at it on the console, over the neighbourhood's own ground.
+    assert [(user["login"], user["role"]) for user in rows("users", "list", "-c", str(folder / "carebell.toml"))] == [
+        ("demo", "supervisor")
+    ]
+    assert (folder / "console.password").stat().st_mode & 0o777 == 0o600
+    assert json.loads((folder / "outline.json").read_text(encoding="utf-8"))["type"] == "FeatureCollection"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -72,6 +72,9 @@
   let acting = 0; // acts under way: their own answer is newer than any refresh
   document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting += 1; });
   document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting -= 1; });
+  let pressed = false; // a button that is exchanged between press and release is not clicked
+  document.addEventListener("pointerdown", () => { pressed = true; });
+  for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => setTimeout(() => { pressed = false; }, 0));
   document.addEventListener("carebell:change", async (event) => {
     const alert = $("alert");
     if (!alert || acting || (event.detail.length && !event.detail.some((change) => change.alert === alert.dataset.id))) return;
@@ -82,6 +85,7 @@
       if (!answer.ok) return;
       text = await answer.text();
     } catch { return; }
+    for (let n = 0; pressed && n < 1000; n += 1) await new Promise((done) => setTimeout(done, 30));
     if (acting || $("alert") !== alert || $("shown")) return;
     const next = new DOMParser().parseFromString(text, "text/html").getElementById("alert");
     keep(next);
