@@ -65,7 +65,8 @@ def from_us(at_us: int) -> datetime:
 
 def iso(at_us: int) -> str:
     """RFC 3339 with milliseconds and Z, as the public surfaces print times: ``2026-11-22T01:02:03.250Z``."""
-    return from_us(at_us).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_us // 1000 % 1000:03d}Z"
+    second = datetime.fromtimestamp(at_us // US_PER_S, UTC).isoformat(timespec="seconds")
+    return f"{second[:19]}.{at_us // 1000 % 1000:03d}Z"
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

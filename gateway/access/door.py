@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +22,7 @@ from gateway.ports import NearStore
 from gateway.security import digest_of
 
 ISSUER: Final = "carebell"
+LOOKED_AT_ONCE: Final = 25
 log = structlog.get_logger("access")
 
 
@@ -169,15 +171,19 @@ class Door:
     async def watched(self, tokens: Sequence[str]) -> dict[str, Session]:
         """The sessions in force of connected screens, by token; call it every ``sessions.WATCHED_EVERY_S``."""
         now_us = self._clock.now_us()
-
-        def look(connection: apsw.Connection) -> dict[str, Session]:
-            found = {token: sessions.find(connection, token, now_us, self.limits) for token in tokens}
-            return {token: session[0] for token, session in found.items() if session is not None}
-
-        in_force = await self._store.read(look)
+        in_force: dict[str, Session] = {}
+        for start in range(0, len(tokens), LOOKED_AT_ONCE):
+            part = tokens[start : start + LOOKED_AT_ONCE]
+            found = await self._store.glance(lambda c, part=part: self._find(c, part, now_us))  # type: ignore[misc]
+            in_force |= found
+            await asyncio.sleep(0)  # others of the loop have their turn
         if in_force:
             await self._store.write(lambda c: sessions.watched(c, in_force, now_us))
         return in_force
+
+    def _find(self, connection: apsw.Connection, tokens: Sequence[str], now_us: int) -> dict[str, Session]:
+        found = {token: sessions.find(connection, token, now_us, self.limits) for token in tokens}
+        return {token: session[0] for token, session in found.items() if session is not None}
 
     async def _reload(self, token: str) -> Session:
         session = await self.session(token, active=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Final
 
 import apsw
@@ -74,10 +74,12 @@ def seen(connection: apsw.Connection, token: str, now_us: int) -> None:
     connection.execute("UPDATE session SET seen_at_us = ? WHERE digest = ?", (now_us, digest_of(token)))
 
 
-def watched(connection: apsw.Connection, tokens: Iterable[str], now_us: int) -> None:
-    """Their screens are connected now."""
-    connection.executemany(
-        "UPDATE session SET watched_at_us = ? WHERE digest = ?", [(now_us, digest_of(token)) for token in tokens]
+def watched(connection: apsw.Connection, tokens: Collection[str], now_us: int) -> None:
+    """Their screens are connected now. One statement for all: a writer's commit waits for it."""
+    marks = ", ".join("?" * len(tokens))
+    connection.execute(
+        f"UPDATE session SET watched_at_us = ? WHERE digest IN ({marks})",  # noqa: S608 - placeholders
+        (now_us, *(digest_of(token) for token in tokens)),
     )
 
 

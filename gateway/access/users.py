@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import apsw
@@ -146,6 +146,13 @@ def has_users(connection: apsw.Connection) -> bool:
 def names(connection: apsw.Connection) -> dict[str, str]:
     """Display names by id: owners and actors are stored as ids."""
     return {str(user_id): str(name) for user_id, name in connection.execute("SELECT id, name FROM user_account")}
+
+
+def names_of(connection: apsw.Connection, ids: Collection[str]) -> dict[str, str]:
+    """As ``names``, of these alone; who is no user is left out."""
+    marks = ", ".join("?" * len(ids))
+    rows = connection.execute(f"SELECT id, name FROM user_account WHERE id IN ({marks})", tuple(ids))  # noqa: S608
+    return {str(user_id): str(name) for user_id, name in rows}
 
 
 def end_sessions(connection: apsw.Connection, user_id: str, *, but: bytes = b"") -> None:

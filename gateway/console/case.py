@@ -111,7 +111,9 @@ def _registry(connection: apsw.Connection, alert: dict[str, Any]) -> dict[str, A
         "device": _or_none(lambda: show_device(connection, device_id)) if device_id else None,
         "has_door_code": bool(person_id) and door.door_code(connection, person_id) is not None,
         "earlier": _earlier(connection, person_id, alert["id"]) if person_id else [],
-        "users": users.names(connection),
+        "users": users.names_of(
+            connection, {alert["owner"] or "", *(each["actor"]["id"] for each in alert["transitions"])}
+        ),
         "roles": _roles(connection, alert["id"]),
     }
 
