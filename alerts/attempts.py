@@ -10,10 +10,10 @@ import apsw
 from msgspec import Struct
 
 from alerts.channel import Dispatch
-from alerts.filters import where
 from alerts.notice import AttemptState, Medium, Told
 from alerts.policy_schema import Quota
 from gateway.clock import US_PER_S, iso
+from gateway.filters import where
 
 _RANK: Final[Mapping[str, int]] = MappingProxyType(
     {

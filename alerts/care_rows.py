@@ -12,11 +12,11 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from alerts.filters import where
 from alerts.people import zone_of
 from gateway import audit
 from gateway.clock import from_us, iso, to_us
 from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.filters import where
 from gateway.model import Actor
 
 QUIET_FROM: Final = "21:00"

@@ -16,7 +16,6 @@ import msgspec
 from alerts import order_requests, outbox_rows, promises, rows, supervision, visits
 from alerts.changes import clean_text
 from alerts.completeness import CATEGORIES
-from alerts.filters import where
 from alerts.lifecycle import apply_effects, transition
 from alerts.policy import Policy, order_category
 from alerts.rows import Alert
@@ -24,6 +23,7 @@ from alerts.states import OPEN, Handling, permit
 from alerts.supervision import Record
 from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.filters import where
 from gateway.model import Actor, Raise, Severity
 
 MAX_TEXT: Final = 2000

@@ -9,10 +9,10 @@ import apsw
 import msgspec
 
 from alerts.channel import Dispatch
-from alerts.filters import where
 from gateway import audit
 from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.filters import where
 from gateway.model import Actor
 
 STATES: Final = ("pending", "sending", "retry", "done", "dead", "superseded")

@@ -46,11 +46,13 @@ def list_rows(
     import msgspec  # noqa: PLC0415 - keeps `--help` quick
 
     from gateway.clock import iso  # noqa: PLC0415
+    from gateway.filters import where  # noqa: PLC0415
 
     with open_journal(config, data_dir, read_only=True) as connection, connection:
+        asked, values = where((True, "seq >= ?", (from_seq,)), (subject, "subject = ?", (subject,)))
         rows = connection.execute(
-            "SELECT body FROM audit WHERE seq >= ? AND (? = '' OR subject = ?) ORDER BY seq LIMIT ?",
-            (from_seq, subject, subject, limit),
+            f"SELECT body FROM audit{asked} ORDER BY seq LIMIT ?",  # noqa: S608 - ours
+            (*values, limit),
         )
         for (body,) in rows:
             row = msgspec.json.decode(body)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import apsw
 
+from gateway.filters import Filter, where
 from gateway.storage.many import fetch
 
 PERSON: Final = ("person_id", "name", "phone", "address", "district", "state")
@@ -42,14 +43,11 @@ def _page(
     connection: apsw.Connection,
     columns: Sequence[str],
     table: str,
-    conditions: Sequence[tuple[str, str, tuple[str, ...]]],
+    conditions: Sequence[Filter],
     order: str,
     limit: int,
     names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """What was not asked for is left out, because SQLite uses no index for ``? = '' OR column = ?``."""
-    asked = [(text, bindings) for wanted, text, bindings in conditions if wanted]
-    where = f" WHERE {' AND '.join(text for text, _ in asked)}" if asked else ""
-    values = [value for _, bindings in asked for value in bindings]
-    found = fetch(connection, columns, f"{table}{where} ORDER BY {order} LIMIT ?", (*values, limit))
+    asked, values = where(*conditions)
+    found = fetch(connection, columns, f"{table}{asked} ORDER BY {order} LIMIT ?", (*values, limit))
     return [dict(zip(names, row, strict=True)) for row in found]

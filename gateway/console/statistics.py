@@ -10,6 +10,7 @@ from starlette.responses import Response
 from gateway.clock import US_PER_S
 from gateway.console.frame import Visit
 from gateway.errors import UsageError
+from gateway.filters import where
 from gateway.storage.many import fetch
 
 DAY_US: Final = 24 * 3600 * US_PER_S
@@ -37,21 +38,24 @@ def count(connection: apsw.Connection, since_us: int, now_us: int, district: str
     An alert counts as answered when somebody accepted it within 60 s; one that is younger than that and that
     nobody has yet is not counted.
     """
+    asked, values = where(
+        (True, "a.id >= ? AND a.raised_at_us >= ?", (_first_id(since_us), since_us)),
+        (True, "a.severity <= 2 AND a.outcome <> 'test'", ()),
+        (district, "coalesce(p.district, d.district, '') = ?", (district,)),
+        (True, "(e.accepted_at_us IS NOT NULL OR a.raised_at_us < ?)", (now_us - SLA_US,)),
+    )
     rows = fetch(
         connection,
         ("a.raised_at_us", "e.accepted_at_us", "a.outcome", "coalesce(p.district, d.district, '')"),
         "FROM alert a LEFT JOIN escalation e ON e.alert_id = a.id LEFT JOIN person p ON p.id = a.person_id"
-        " LEFT JOIN device d ON d.id = a.device_id"
-        " WHERE a.id >= ? AND a.raised_at_us >= ? AND a.severity <= 2 AND a.outcome <> 'test'"
-        " AND (? = '' OR coalesce(p.district, d.district, '') = ?)"
-        " AND (e.accepted_at_us IS NOT NULL OR a.raised_at_us < ?) ORDER BY a.id LIMIT 100000",
-        (_first_id(since_us), since_us, district, district, now_us - SLA_US),
+        f" LEFT JOIN device d ON d.id = a.device_id{asked} ORDER BY a.id LIMIT 100000",
+        values,
     )
     hours: list[list[int]] = [[] for _ in range(24)]
     by_district: dict[str, list[int | None]] = {}
-    for raised_us, accepted_us, _, where in rows:
+    for raised_us, accepted_us, _, place in rows:
         taken_us = None if accepted_us is None else accepted_us - raised_us
-        by_district.setdefault(where, []).append(taken_us)
+        by_district.setdefault(place, []).append(taken_us)
         if taken_us is not None:
             hours[(raised_us + CHINA_OFFSET_US) // (3600 * US_PER_S) % 24].append(taken_us)
     ended = [outcome for _, _, outcome, _ in rows if outcome]

@@ -8,6 +8,7 @@ from typing import Any, Final
 import apsw
 
 from gateway.errors import ConflictError, NotFoundError
+from gateway.filters import where
 from gateway.provisioning import claims
 from gateway.provisioning.links import Installer
 from gateway.registry.changes import rows
@@ -46,26 +47,21 @@ def search(connection: apsw.Connection, text: str, district: str) -> list[dict[s
     digits = re.sub(r"[\s+-]", "", text)
     by_phone = digits if digits.isdecimal() and len(digits) >= 4 else ""
     by_name = text if len(text) >= 2 and not by_phone else ""
-    found = rows(
-        connection,
-        "SELECT * FROM person WHERE state <> 'ceased' AND (?1 = '' OR district = ?1) AND (id = ?2"
-        " OR (?3 <> '' AND instr(name, ?3) > 0) OR (?4 <> '' AND substr(phone, -length(?4)) = ?4))"
-        " ORDER BY id LIMIT ?5",
-        (district, text, by_name, by_phone, FOUND),
+    asked, values = where(
+        (True, "state <> 'ceased'", ()),
+        (district, "district = ?", (district,)),
+        (by_name, "(id = ? OR instr(name, ?) > 0)", (text, by_name)),
+        (by_phone, "(id = ? OR substr(phone, -length(?)) = ?)", (text, by_phone, by_phone)),
+        (not by_name and not by_phone, "id = ?", (text,)),
     )
+    found = rows(connection, f"SELECT * FROM person{asked} ORDER BY id LIMIT ?", (*values, FOUND))  # noqa: S608 - ours
     return [masked(row) for row in found]
 
 
 def person_of(connection: apsw.Connection, person_id: str, district: str) -> dict[str, Any]:
     """A person of this district, masked. Raises NotFoundError, as for one that does not exist."""
-    row = next(
-        rows(
-            connection,
-            "SELECT * FROM person WHERE id = ? AND (? = '' OR district = ?)",
-            (person_id, district, district),
-        ),
-        None,
-    )
+    asked, values = where((True, "id = ?", (person_id,)), (district, "district = ?", (district,)))
+    row = next(rows(connection, f"SELECT * FROM person{asked}", values), None)  # noqa: S608 - ours
     if row is None:
         raise NotFoundError(f"there is no person {person_id!r} here")
     return masked(row)

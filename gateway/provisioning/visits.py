@@ -12,6 +12,7 @@ import msgspec
 from gateway import audit
 from gateway.clock import US_PER_S, from_us, iso
 from gateway.errors import NotFoundError, UsageError
+from gateway.filters import where
 from gateway.model import Actor
 from gateway.registry.changes import rows
 
@@ -69,8 +70,7 @@ WITH service AS (
 SELECT s.id AS device_id, s.model, s.profile, s.person_id, s.name, s.address, s.install_place,
     s.place_district AS district,
     json_group_array(json_object('reason', r.reason, 'since_us', r.since_us)) AS reasons
-FROM service s JOIN reason r ON r.id = s.id WHERE (?1 = '' OR s.place_district = ?1) AND s.id > ?7
-GROUP BY s.id ORDER BY s.id LIMIT ?8
+FROM service s JOIN reason r ON r.id = s.id
 """
 
 
@@ -86,9 +86,10 @@ def due(
         district, msgspec.json.encode(_FAULTS).decode(), soon, now_us, now_us + WARRANTY_DAYS * DAY_US,
         now_us - TEST_DAYS * DAY_US, after_id, limit,
     )  # fmt: skip
+    asked, _ = where((district, "s.place_district = ?1", ()), (True, "s.id > ?7", ()))
     order = list(REASONS)
     found = []
-    for row in rows(connection, _DUE, bindings):
+    for row in rows(connection, f"{_DUE}{asked} GROUP BY s.id ORDER BY s.id LIMIT ?8", bindings):
         reasons = sorted(msgspec.json.decode(row["reasons"]), key=lambda each: order.index(each["reason"]))
         row["reasons"] = [
             {"reason": each["reason"], "since": None if each["since_us"] is None else iso(each["since_us"])}

@@ -12,6 +12,7 @@ from msgspec import Struct
 from gateway import audit
 from gateway.clock import iso
 from gateway.errors import ConflictError, NotFoundError
+from gateway.filters import Filter, where
 from gateway.model import Actor
 from gateway.registry.fields import Spec, SqlValue, show_row
 
@@ -110,18 +111,13 @@ def rows(connection: apsw.Connection, sql: str, bindings: tuple[SqlValue, ...] =
 def listing(
     connection: apsw.Connection,
     select: str,
-    conditions: Iterable[tuple[object, str, tuple[SqlValue, ...]]],
+    conditions: Iterable[Filter],
     order: str,
     limit: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows that meet the conditions that were asked for: each is whether it was, its SQL and its bindings.
-
-    What was not asked for is left out, because SQLite uses no index for ``? = '' OR column = ?``.
-    """
-    asked = [(text, bindings) for wanted, text, bindings in conditions if wanted]
-    where = f" WHERE {' AND '.join(text for text, _ in asked)}" if asked else ""
-    values = tuple(value for _, bindings in asked for value in bindings)
-    found: Iterator[dict[str, Any]] = rows(connection, f"{select}{where} ORDER BY {order} LIMIT ?", (*values, limit))
+    """Rows that meet the conditions that were asked for, each as dict."""
+    asked, values = where(*conditions)
+    found: Iterator[dict[str, Any]] = rows(connection, f"{select}{asked} ORDER BY {order} LIMIT ?", (*values, limit))
     return found
 
 

@@ -24,6 +24,7 @@ KERNEL = frozenset(
         "datum",
         "observations",
         "events",
+        "filters",
         "crashpoints",
     )
 )
