@@ -98,6 +98,6 @@ def test_death_before_and_after_the_commit(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(1800 if LONG else 120)
+@pytest.mark.timeout(1800 if LONG else 300)
 def test_death_at_any_moment(tmp_path: Path) -> None:
     asyncio.run(survive(tmp_path, [{}] * KILLS))

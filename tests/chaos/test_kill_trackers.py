@@ -95,6 +95,6 @@ def test_death_around_the_commit(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.timeout(3600 if LONG else 300)
 def test_death_at_any_moment(tmp_path: Path) -> None:
     asyncio.run(survive(tmp_path, [{}] * RANDOM_KILLS, seed=2))

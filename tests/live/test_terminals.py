@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -20,7 +21,7 @@ from tests.daemon import ACTOR, Daemon, carebell, carebell_json, free_port, prov
 
 pytestmark = pytest.mark.live
 
-IMEI, OTHER, STRANGER = "860000000000017", "860000000000025", "860000000000033"
+IMEI, OTHER, STRANGER, NEWER = "860000000000017", "860000000000025", "860000000000033", "860000000000058"
 HOME = Place(39.1235, 117.2011)
 
 
@@ -29,18 +30,21 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, 
     data_dir = tmp_path_factory.mktemp("terminals") / "var"
     data_dir.mkdir()
     provision(data_dir, 2)
-    connection = open_database(data_dir / FILE_NAME)
-    with connection:
-        for number, imei in enumerate((IMEI, OTHER), 1):
-            values = {"profile": "trackers.gt06", "person_id": f"P-{number}", "imei": imei}
-            add_device(
-                connection, f"T-{number}", values, known_profiles=["trackers.gt06"],
-                at_us=time.time_ns() // 1000, actor=ACTOR,
-            )  # fmt: skip
-    connection.close()
+    add_tracker(data_dir, "T-1", IMEI, "P-1")
+    add_tracker(data_dir, "T-2", OTHER, "P-2")
     port = free_port()
     with Daemon(data_dir, CAREBELL_TRACKERS__GT06=f"127.0.0.1:{port}") as daemon:
         yield daemon, port
+
+
+def add_tracker(data_dir: Path, device_id: str, imei: str, person_id: str) -> None:
+    connection = open_database(data_dir / FILE_NAME)
+    with connection:
+        add_device(
+            connection, device_id, {"profile": "trackers.gt06", "person_id": person_id, "imei": imei},
+            known_profiles=["trackers.gt06"], at_us=time.time_ns() // 1000, actor=ACTOR,
+        )  # fmt: skip
+    connection.close()
 
 
 def now() -> datetime:
@@ -126,7 +130,11 @@ def test_a_name_of_another_protocol_opens_nothing(gateway: tuple[Daemon, int]) -
     daemon, port = gateway
     native = "860000000000041"
     carebell("devices", "update", "D-1", "--imei", native, data_dir=daemon.data_dir)
-    time.sleep(2)  # until the daemon has seen it
+    add_tracker(daemon.data_dir, "T-3", NEWER, "P-1")
+    deadline = time.monotonic() + 60
+    while not records(daemon, device_id="T-3"):  # it sees changes in their order: with this one the one before
+        assert time.monotonic() < deadline
+        asyncio.run(talk(port, Gt06Script(NEWER).hello(now())[0].payload, reply_bytes=10))
     script = Gt06Script(native)
     messages = [*script.hello(now()), script.report(Facts(now(), HOME))]
     asyncio.run(talk(port, *(m.payload for m in messages), reply_bytes=20))
