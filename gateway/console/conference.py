@@ -17,11 +17,14 @@ from gateway.console.frame import Visit, see_other
 from gateway.errors import DeliveryError, NotFoundError, UsageError
 from gateway.registry.contacts import list_contacts
 
-ROLES: Final = ("person", "call_center", "family", "doctor", "ems120")
+ROLES: Final = ("person", "call_center", "family", "doctor", "social_worker", "ems120")
 CHANGES: Final = ("hold", "unhold", "mute", "unmute", "drop", "end")
 TERMINAL: Final = "terminal"
 """The person at another number than the registry's: a terminal's, or sip:..."""
-DOCTORS: Final = frozenset({"doctor", "医生"})
+ROLE_OF_RELATION: Final[Mapping[str, str]] = {
+    "doctor": "doctor", "医生": "doctor", "social_worker": "social_worker", "社工": "social_worker",
+}  # fmt: skip
+"""What a contact is on the line; all others are family."""
 CALLED_120: Final = "120"
 NUMBER_LONGEST: Final = 200
 
@@ -63,10 +66,12 @@ async def parties(visit: Visit) -> Response:
     if person_id and visit.sees_names:
         offered.append(("person", say.word("person", "leg")))
         for contact in (await visit.services.store.read(lambda c: list_contacts(c, person_id=person_id)))[:4]:
-            role = "doctor" if contact["relation"] in DOCTORS else "family"
+            role = ROLE_OF_RELATION.get(contact["relation"], "family")
             relation = say.word(contact["relation"] or role, "" if contact["relation"] else "leg")
             offered.append((f"{role}/{contact['contact_id']}", f"{contact['name']} · {relation}"))
-    offered += [(party, say.word(party, "leg")) for party in ("ems120", "call_center", "doctor", TERMINAL)]
+    offered += [
+        (party, say.word(party, "leg")) for party in ("ems120", "call_center", "doctor", "social_worker", TERMINAL)
+    ]
     return Response(msgspec.json.encode(offered), media_type="application/json")
 
 
