@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import shutil
 import signal
@@ -23,6 +24,16 @@ from gateway.errors import TransportError
 from gateway.model import DeviceBinding, Frame, Verdict
 from protocols.transports.mqtt_broker.link import BrokerLink, BrokerOptions
 from tests.daemon import free_port
+
+BUTTON = "zigbee2mqtt/0x00158d0001a2b3c4"
+
+
+def presses(first: int, count: int, topic: str = BUTTON) -> list[tuple[str, str]]:
+    return [(topic, json.dumps({"action": "emergency", "n": number})) for number in range(first, first + count)]
+
+
+def numbers(payloads: list[bytes]) -> list[int]:
+    return [json.loads(payload[payload.index(b"{") :])["n"] for payload in payloads]
 
 
 class Mosquitto:

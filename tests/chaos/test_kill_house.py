@@ -1,7 +1,7 @@
 """kill -9 of a house's gateway: telecare units over DC-09 and SCAIP, TCP and UDP, and a call host on a serial line.
 
 Each presses until it is answered, whatever happens; what it saw answered is in the journal. (Broker mode has its own:
-``tests/live/test_broker.py``.)
+``tests/live/test_broker_daemon.py``.)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The protocols that DB15 section 4.2.4 lists, by their names: a thousand presses each, on lines that break in between.
 
 A press is sent again until it is acknowledged, as devices do. Then each of them is in the journal, once, and an
-occurrence of its person's alert. ZigBee and LoRa are in ``test_broker.py`` (through the programs that own the radio),
-Bluetooth in ``test_ble_daemon.py`` and ``test_ble_adverts.py``, serial lines in ``test_serial.py``.
+occurrence of its person's alert. ZigBee and LoRa are in ``test_broker_daemon.py`` (through the programs that own the
+radio), Bluetooth in ``test_ble_daemon.py`` and ``test_ble_adverts.py``, serial lines in ``test_serial.py``.
 """
 
 from __future__ import annotations
