@@ -9,24 +9,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from msgspec.structs import replace
 
-from gateway.care import CarePlan, DeviceCare
 from gateway.clock import US_PER_S
-from gateway.errors import ConfigError
 from gateway.model import Committed, Effect, Raise, Reading, Record
 from rules import timing
-from rules.compile import Compiler
 from rules.geometry import is_place
 from rules.kinds.absence import SilenceRule
 from rules.kinds.signal import emergencies, emergencies_ended, unverified_call
-from rules.kinds.threshold import URGENT
 from rules.loader import RuleSet
 from rules.machine import MINUTE_US, NOTHING, Observed, Rule, Tick, last_known
 from rules.ordinary import Ordinary
+from rules.roster import PeopleView, Roster
 from rules.runtime import PLAN_WAKE, Device, Person, Slot, subject_of, tell_late
 from rules.states import Row, States
 
@@ -43,38 +40,18 @@ _NEVER: Final = 1 << 62
 _NO_READING: Final = Reading(observed_at_us=0)
 
 
-class PeopleView(Protocol):
-    """What rules ask of the registry. In memory and synchronous; the engine is told of changes by ``reload``."""
-
-    def plan(self, person_id: str) -> CarePlan | None: ...
-
-    def device_care(self, device_id: str) -> DeviceCare | None:
-        """How a known device is supervised; None for one that the registry does not know."""
-        ...
-
-    def plans(self) -> Iterable[CarePlan]:
-        """Every plan that has expectations (others may be left out)."""
-        ...
-
-
 class RulesEngine:
     """All rules of a site. Not thread-safe. Only the constructor raises: ConfigError for a time zone that is none."""
 
     def __init__(
         self, rules: RuleSet, people: PeopleView, site_timezone: str = "Asia/Shanghai", *, settle_us: int = SETTLE_US
     ) -> None:
-        self._people = people
-        self._site_timezone = site_timezone
-        try:
-            self._compiler = Compiler(rules, site_timezone)
-        except (KeyError, ValueError, OSError) as error:
-            raise ConfigError(f"site time zone {site_timezone!r} is not an IANA name such as Asia/Shanghai") from error
         self._settle_us = settle_us
         self._states = States()
         self._devices = self._states.devices
         self._slots = self._states.slots
         self._ordinary = Ordinary(self._slots)
-        self._persons: dict[str, Person] = {}
+        self._roster = Roster(rules, people, site_timezone, self._states, self._ordinary, self._push)
         self._heap: list[tuple[int, str, str]] = []
         self._next_us = _NEVER
         self._armed = False
@@ -89,18 +66,7 @@ class RulesEngine:
         """The limits that hold for a person's readings now, JSON-ready: ``metric``, ``side`` (low, high), ``level``
         (advisory, urgent), ``limit``, ``inclusive`` (the limit itself is past it), and ``own`` (set for this person).
         """
-        plan = self._people.plan(person_id) or CarePlan(person_id=person_id)
-        return [
-            {
-                "metric": limit.metric,
-                "side": "high" if limit.high else "low",
-                "level": "urgent" if limit.level == URGENT else "advisory",
-                "limit": limit.value,
-                "inclusive": limit.inclusive,
-                "own": limit.override is not None,
-            }
-            for limit in self._compiler.limits(plan, at_us)
-        ]
+        return self._roster.limits(person_id, at_us)
 
     # ---- stimuli -------------------------------------------------------------------------------------------------
 
@@ -177,12 +143,7 @@ class RulesEngine:
 
     def reload(self, rules: RuleSet | None = None, now_us: int | None = None) -> None:
         """Persons, devices or rules changed. States stay with the rules (by id) and persons that are still there."""
-        if rules is not None:
-            self._compiler = Compiler(rules, self._site_timezone)
-        for device in self._devices.values():
-            device.person = None
-            device.calm = False
-        self._persons.clear()
+        self._roster.reload(rules)
         if self._armed and now_us is not None:
             self._arm_safely(now_us, anew=True)
 
@@ -235,7 +196,7 @@ class RulesEngine:
         return effects
 
     def _judge_known(self, seq: int, record: Record, when: timing.Timing) -> list[Effect]:
-        device = self._device(record.device_id, record.person_id, record.received_at_us)
+        device = self._roster.device(record.device_id, record.person_id, record.received_at_us)
         person = device.person
         reading = record.reading
         now_us = record.received_at_us
@@ -387,7 +348,7 @@ class RulesEngine:
 
     def _wake(self, wake_us: int, rule_id: str, subject: str) -> Sequence[Effect]:
         if rule_id == PLAN_WAKE:
-            self._renew(subject, wake_us)
+            self._roster.renew(subject, wake_us)
             return ()
         key = (rule_id, subject)
         slot = self._slots.get(key)
@@ -397,8 +358,8 @@ class RulesEngine:
             return self._end_lane(key, slot, wake_us)
         self._states.touch(key)
         slot.wake_us = None
-        device = self._device_of(slot, wake_us)
-        person = self._person(slot.person_id, slot.device_id, wake_us)
+        device = self._roster.device_of(slot, wake_us)
+        person = self._roster.person(slot.person_id, slot.device_id, wake_us)
         rule = self._rule(rule_id, person, device)
         if rule is None:  # it is no longer in the rule set, or no longer agreed for this person
             del self._slots[key]
@@ -433,7 +394,7 @@ class RulesEngine:
             self._push(slot.wake_us, *key)
             return ()
         del self._slots[key]
-        person = self._person(slot.person_id, slot.device_id, wake_us)
+        person = self._roster.person(slot.person_id, slot.device_id, wake_us)
         rule = self._rule(key[0], person, None)
         if rule is None or slot.inner_wake_us is None or slot.inner_wake_us > wake_us:
             return ()
@@ -454,10 +415,10 @@ class RulesEngine:
 
     def _arm(self, now_us: int, *, anew: bool) -> None:
         """Set the first wake-up of expectations, which must be noticed even if nothing ever comes."""
-        for plan in self._people.plans():
+        for plan in self._roster.people.plans():
             if not plan.expectations:
                 continue
-            person = self._person(plan.person_id, "", now_us)
+            person = self._roster.person(plan.person_id, "", now_us)
             for rule in person.wanted.by_id.values():
                 if rule.subject != "person":
                     continue
@@ -469,57 +430,6 @@ class RulesEngine:
                 if step.wake_at_us is not None or step.state != state:
                     device_id = slot.device_id if slot else ""
                     self._keep(rule, person.subject, slot, step.state, step.wake_at_us, plan.person_id, device_id)
-
-    def _renew(self, person_key: str, now_us: int) -> None:
-        """A validity began or ended: make the person's machines anew."""
-        person = self._persons.pop(person_key, None)
-        if person is None or person.until_us != now_us:
-            if person is not None:
-                self._persons[person_key] = person
-            return
-        for device in person.devices:
-            device.person = None
-            device.calm = False
-        self._person(person.person_id, person.subject.removeprefix("device:"), now_us)
-
-    # ---- who is who ----------------------------------------------------------------------------------------------
-
-    def _device(self, device_id: str, person_id: str, now_us: int) -> Device:
-        device = self._devices.get(device_id)
-        if device is None:
-            device = self._devices[device_id] = Device(device_id)
-        elif device.waiting:
-            self._states.touch_device(device)
-        if device.person is None or device.person_id != person_id:
-            if device.person is not None:
-                device.person.devices.remove(device)
-            person = self._person(person_id, device_id, now_us)
-            care = self._people.device_care(device_id) or DeviceCare(device_id=device_id)
-            device.settle(person, self._compiler.device(care, person.plan))
-            self._ordinary.index(person, device.by_metric)
-            self._ordinary.index_places(device, person)
-        return device
-
-    def _device_of(self, slot: Slot, now_us: int) -> Device | None:
-        """The device that a state speaks of; None when it has none or the device belongs to somebody else by now."""
-        if not slot.device_id:
-            return None
-        device = self._devices.get(slot.device_id)
-        if device is None or device.person is None:
-            return self._device(slot.device_id, slot.person_id, now_us)
-        return device if device.person_id == slot.person_id else None
-
-    def _person(self, person_id: str, device_id: str, now_us: int) -> Person:
-        """The machines of a person; of the device alone where it belongs to nobody."""
-        key = person_id or f"device:{device_id}"
-        person = self._persons.get(key)
-        if person is None:
-            plan = (self._people.plan(person_id) if person_id else None) or CarePlan(person_id=person_id)
-            compiled = self._compiler.person(plan, now_us)
-            person = self._persons[key] = Person(person_id, key, plan, compiled)
-            if compiled.until_us is not None:
-                self._push(compiled.until_us, PLAN_WAKE, key)
-        return person
 
     def _rule(self, rule_id: str, person: Person, device: Device | None) -> Rule[Any] | None:
         return person.rule(rule_id) or (device.rule(rule_id) if device is not None else None)

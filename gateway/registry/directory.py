@@ -209,7 +209,7 @@ class Registry:
         """What the device is, for an order: its model, else its profile; "" when it is not known."""
         return self._snapshot.models.get(device_id, "")
 
-    # ---- what rules and alerts ask (rules.engine.PeopleView) ---------------------------------------------------------
+    # ---- what rules and alerts ask (rules.roster.PeopleView) ---------------------------------------------------------
 
     def plan(self, person_id: str) -> CarePlan | None:
         """The plan of a person in care; None for one who is not known or whose service has ended."""
