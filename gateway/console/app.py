@@ -63,6 +63,17 @@ PASSIVE: Final = frozenset(
     }
 )
 """Asked by the page's script: no sign of a person."""
+WAITING: Final = frozenset(
+    {
+        "/alerts/{alert_id}/readings",
+        "/alerts/{alert_id}/map.json",
+        "/alerts/{alert_id}/conference",
+        "/alerts/{alert_id}/conference/{change}",
+        "/alerts/{alert_id}/call",
+        "/map.json",
+    }
+)
+"""Ask the history or a provider."""
 
 
 def build_console(frame: Frame) -> Callable[..., Awaitable[None]]:
@@ -90,7 +101,7 @@ def build_console(frame: Frame) -> Callable[..., Awaitable[None]]:
         Route(f"{ROOT}/events", visiting(frame, stream.events, "alerts.read", active=False), methods=["GET"]),
     ]
     for path, methods, handler, permission in PAGES:
-        endpoint = visiting(frame, handler, permission, active=path not in PASSIVE)
+        endpoint = visiting(frame, handler, permission, active=path not in PASSIVE, waits=path in WAITING)
         routes.append(Route(f"{ROOT}{path}", endpoint, methods=list(methods)))
     pages = Starlette(routes=routes, exception_handlers={HTTPException: wrong, Exception: bug})
     pages.router.redirect_slashes = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,6 +34,9 @@ COOKIE: Final = "carebell_session"
 LANGUAGE_COOKIE: Final = "carebell_language"
 ROOT: Final = "/console"
 MAX_FIELDS: Final = 100
+AT_ONCE: Final = 4
+"""Pages at work at one time, and acts beside them; the others wait. A rush of pages must not fill a turn of the loop,
+or presses wait behind all of them."""
 STEPS: Final = {"code": f"{ROOT}/code", "password": f"{ROOT}/password"}
 
 Handler = Callable[["Visit"], Awaitable[Response]]
@@ -61,6 +65,8 @@ class Frame:
     assets: Assets = field(default_factory=lambda: Assets(ROOT))
     templates: jinja2.Environment = field(default_factory=environment)
     screens: Screens = field(default_factory=Screens)
+    looks: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    acts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     views: Views = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,19 +193,26 @@ def visiting(
     *,
     steps: tuple[str, ...] = ("in",),
     active: bool = True,
+    waits: bool = False,
 ) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of a page for people who are signed in.
 
     ``permission`` is one of gateway.api.auth.MAY. ``steps`` are how far signing in may be; at another step the
-    browser is sent to that one's page. ``active``: False for what a timer of the page asks.
+    browser is sent to that one's page. ``active``: False for what a timer of the page asks. ``waits``: it asks
+    others (the history, a provider) and therefore takes no turn.
     """
+    lane = frame.looks if permission != "alerts.act" else frame.acts
 
     async def endpoint(request: Request) -> Response:
         try:
             session = await frame.door.session(request.cookies.get(COOKIE, ""), active=active)
             if session is None or session.step not in steps:
                 return _elsewhere(request, session)
-            return await handler(await _admit(frame, request, session, permission))
+            visit = await _admit(frame, request, session, permission)
+            if waits:
+                return await handler(visit)
+            async with lane:
+                return await handler(visit)
         except (HTTPException, UsageError, StorageError, DeliveryError) as error:
             return await refusal(frame, request, error)
 
