@@ -26,7 +26,7 @@ from alerts.replies import Replies
 from alerts.service import AlertService
 from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
-from gateway import outdoors
+from gateway import mqtt, outdoors
 from gateway.access.door import Door
 from gateway.access.sessions import Limits as SessionLimits
 from gateway.access.tokens import TokenVerifier
@@ -49,7 +49,7 @@ from gateway.console.frame import Look
 from gateway.console.outline import read_outline
 from gateway.cti import CtiReceiver
 from gateway.downlink import ProfileCommands
-from gateway.errors import ConfigError, StorageBrokenError
+from gateway.errors import StorageBrokenError
 from gateway.feeding import Feeding
 from gateway.health import Health, HostLoad, LoopLag
 from gateway.housekeeping import Housekeeping
@@ -79,9 +79,7 @@ from gateway.terminals import Terminals
 from gateway.visits import Visits
 from protocols.registry import CODECS
 from protocols.transports.http_ingest import HttpIngest
-from protocols.transports.mqtt_endpoint.limits import Limits as MqttLimits
 from protocols.transports.mqtt_endpoint.mailbox import Mailbox
-from protocols.transports.mqtt_endpoint.server import MqttEndpoint
 from rules.engine import RulesEngine
 from rules.loader import load_rules
 
@@ -123,7 +121,7 @@ class Parts:
         self.clock = clock
         self.profiles = load_profiles([settings.profiles_dir])
         rules = load_rules([settings.rules_dir])
-        tls = _tls(settings)
+        tls = mqtt.tls_context(settings.mqtt)
         self.writer = JournalWriter(
             settings.data_dir, on_broken=on_broken, reserve_bytes=settings.journal.reserve_megabytes << 20
         )
@@ -292,34 +290,16 @@ class Parts:
         self.queries = PostgresHistory(read_dsn)
 
     def _build_mqtt(self, tls: ssl.SSLContext | None) -> None:
-        settings, clock = self.settings, self.clock
-        self.mqtt: dict[str, MqttEndpoint] = {}
-        limits = MqttLimits(
-            connections=settings.mqtt.max_connections,
-            unauthenticated_per_address=settings.mqtt.max_unauthenticated_per_address,
-            handshake_s=settings.mqtt.handshake_s,
-            packet_bytes=settings.mqtt.max_packet_bytes,
+        self.mqtt = mqtt.endpoints(
+            self.settings.mqtt,
+            tls,
+            ingest=self.ingest,
+            registry=self.registry,
+            store=self.writer,
+            clock=self.clock,
+            profiles=self.profiles,
         )
-        for name, listen, context in (
-            ("mqtt", settings.mqtt.listen, None),
-            ("mqtts", settings.mqtt.tls_listen, tls),
-        ):
-            if listen:
-                self.mqtt[name] = MqttEndpoint(
-                    listen=listen,
-                    ingest=self.ingest,
-                    credentials=self.registry,
-                    directory=self.registry,
-                    store=self.writer,
-                    clock=clock,
-                    limits=limits,
-                    ssl_context=context,
-                    sessions=next(iter(self.mqtt.values())).sessions if self.mqtt else None,
-                    stands=self.registry.stands,
-                    urgent_marks=self.profiles.urgent_marks,
-                )
-                self.registry.on_change(self.mqtt[name].recheck)
-        self._build_commands(limits)
+        self._build_commands()
 
     def _build_transports(self) -> None:
         settings, clock = self.settings, self.clock
@@ -467,7 +447,7 @@ class Parts:
             ),
         )
 
-    def _build_commands(self, limits: MqttLimits) -> None:
+    def _build_commands(self) -> None:
         """The road down. A transport of terminals joins it with ``commands.attach(name, downlink)``."""
         self.catalog = ProfileCommands(self.profiles, CODECS)
         sessions = next((endpoint.sessions for endpoint in self.mqtt.values()), None)
@@ -476,27 +456,8 @@ class Parts:
             clock=self.clock,
             catalog=self.catalog,
             directory=self.registry,
-            mailbox=None if sessions is None else Mailbox(sessions, limits),
+            mailbox=None if sessions is None else Mailbox(sessions, mqtt.limits_of(self.settings.mqtt)),
         )
         if sessions is not None:
             sessions.on_finished = self.commands.outcome
         self.ingest.listen(self.commands.observe)
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """The context of the TLS listener. Client certificates are asked for when there is a CA to check them against."""
-    mqtt = settings.mqtt
-    if not mqtt.tls_listen:
-        return None
-    if not (mqtt.certificate_file and mqtt.key_file):
-        raise ConfigError("mqtt.tls_listen: needs mqtt.certificate_file and mqtt.key_file")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(mqtt.certificate_file, mqtt.key_file)
-        if mqtt.client_ca_file:
-            context.load_verify_locations(mqtt.client_ca_file)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"mqtt: the certificate, key or client CA cannot be used: {error}") from error
-    return context
