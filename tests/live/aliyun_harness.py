@@ -68,7 +68,7 @@ class AliyunHarness:
             "voice": {"alert": VoiceTemplate(code="TTS_1", params={"what": 35}, keys={"1": "TTS_1", "2": "TTS_1"})},
             "sms_base_url": self.aliyun.url,
             "voice_base_url": self.aliyun.url,
-            "timeout_s": 0.6,
+            "timeout_s": 1.5,
             "voice_quota": (),
         }
         provider = AliyunProvider(AliyunSettings(**(members | dict(self._options))), SystemClock())
@@ -125,7 +125,7 @@ async def aliyun_harness(
     folder: Path, medium: Medium = "sms", people: People | None = None, *, limited: bool = False, **options: Any
 ) -> AsyncIterator[AliyunHarness]:
     async with SimulatedAliyun(
-        people, speed=200.0, late_s=0.2, slow_s=1.6, limited=limited, say=lambda _: None
+        people, speed=200.0, late_s=0.2, slow_s=4.0, limited=limited, say=lambda _: None
     ) as aliyun, asyncio.TaskGroup() as group:  # fmt: skip
         harness = AliyunHarness(medium, aliyun, folder, options)
         app = Starlette(routes=[Route("/callbacks/aliyun/{rest:path}", harness.callback, methods=["POST"])])
