@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -29,6 +28,7 @@ from alerts.policy_schema import (
 from gateway.clock import from_us
 from gateway.errors import ConfigError
 from gateway.model import EMERGENCY_SIGNALS
+from gateway.site_files import toml_files
 
 _HINT: Final = "see docs/escalation.md for the keys and alerts/policies/default.toml for an example"
 _NEEDS_MEDIA: Final = frozenset({"center", "backup", "staff", "contacts", "next_contact"})
@@ -103,7 +103,7 @@ def load_policies(directories: Sequence[Path] = (), timezone: str = "Asia/Shangh
     inhibits: dict[str, Inhibit] = {}
     sources: dict[str, str] = {}
     files: list[str] = []
-    for name, text in _sources(directories):
+    for name, text in toml_files("alerts", "policies", directories):
         document = _parse(name, text)
         files.append(name)
         seen: set[str] = set()
@@ -157,19 +157,6 @@ def is_on(who: Reachable, snapshot: Snapshot, now_us: int) -> bool:
         elif (day in hours.days and clock >= hours.start) or (yesterday in hours.days and clock < hours.until):
             return True
     return False
-
-
-def _sources(directories: Sequence[Path]) -> Iterable[tuple[str, str]]:
-    defaults = resources.files("alerts") / "policies"
-    for entry in sorted(defaults.iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".toml"):
-            yield f"policies/{entry.name}", entry.read_text("utf-8")
-    for directory in directories:
-        for path in sorted(directory.glob("*.toml")):
-            try:
-                yield str(path), path.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
 def _parse(name: str, text: str) -> Document:

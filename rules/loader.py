@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from msgspec import Struct
 
 from gateway.errors import ConfigError
 from gateway.model import EMERGENCY_SIGNALS, METRICS, SIGNALS
+from gateway.site_files import toml_files
 from rules import schema
 
 _TABLES: Final = ("threshold", "signal", "rate", "baseline", "score")
@@ -49,7 +49,7 @@ def load_rules(directories: Sequence[Path] = ()) -> RuleSet:
     tables: dict[str, dict[str, Versioned]] = {name: {} for name in _TABLES}
     single: dict[str, Versioned] = {}
     used: list[str] = []
-    for name, text in _sources(directories):
+    for name, text in toml_files("rules", "defaults", directories):
         document = _parse(name, text)
         _check(name, document)
         used.append(name)
@@ -71,19 +71,6 @@ def load_rules(directories: Sequence[Path] = ()) -> RuleSet:
         files=tuple(used),
         **single,
     )
-
-
-def _sources(directories: Sequence[Path]) -> Iterable[tuple[str, str]]:
-    defaults = resources.files("rules") / "defaults"
-    for entry in sorted(defaults.iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".toml"):
-            yield f"defaults/{entry.name}", entry.read_text("utf-8")
-    for directory in directories:
-        for path in sorted(directory.glob("*.toml")):
-            try:
-                yield str(path), path.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
 def _parse(name: str, text: str) -> schema.Document:

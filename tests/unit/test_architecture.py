@@ -26,6 +26,7 @@ KERNEL = frozenset(
         "events",
         "filters",
         "crashpoints",
+        "site_files",
     )
 )
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
