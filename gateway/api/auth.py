@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import apsw
 from fastapi import Depends, Request
@@ -132,6 +132,13 @@ async def require_person(services: Services, principal: ApiKey, person_id: str) 
     visible = await visible_persons(services, principal)
     if visible is not None and person_id not in visible:
         raise NotFoundError(f"no person {person_id!r}")
+
+
+async def require_owner(services: Services, principal: ApiKey, body: Mapping[str, Any]) -> None:
+    """As ``require_person``, of the person that a body names, if it names one."""
+    person_id = body.get("person_id")
+    if isinstance(person_id, str) and person_id:
+        await require_person(services, principal, person_id)
 
 
 def sees(visible: frozenset[str] | None, person_id: str | None, principal: ApiKey) -> bool:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Depends, Path, Request
 from starlette.responses import Response
 
 from gateway.api.answers import Id, Limit, ShortText, answer
-from gateway.api.auth import actor_of, may, require_person, sees, services_of, visible_persons
+from gateway.api.auth import actor_of, may, require_owner, sees, services_of, visible_persons
 from gateway.api.bodies import described, take_id, take_reason, take_version
 from gateway.api.problems import documented
 from gateway.api.services import Services
@@ -46,7 +46,7 @@ async def add(request: Request, body: Annotated[dict[str, Any], Body()], princip
     """Add a contact; without ``contact_id`` one is made up."""
     services = services_of(request)
     contact_id = take_id(SPEC, body, optional=True)
-    await _owner_visible(services, principal, body)
+    await require_owner(services, principal, body)
     at_us, actor = services.clock.now_us(), actor_of(principal)
     view = await services.store.write(lambda c: add_contact(c, contact_id, body, at_us=at_us, actor=actor))
     return answer(view, 201, {"location": f"/api/v1/contacts/{view['contact_id']}"})
@@ -69,7 +69,7 @@ async def update(
     """Change the members that are given; ``state: removed`` ends being told."""
     services = services_of(request)
     await _visible(services, principal, contact_id)
-    await _owner_visible(services, principal, body)
+    await require_owner(services, principal, body)
     version, reason = take_version(body), take_reason(body)
     at_us, actor = services.clock.now_us(), actor_of(principal)
     view = await services.store.write(
@@ -83,9 +83,3 @@ async def _visible(services: Services, principal: ApiKey, contact_id: str) -> Vi
     if not sees(await visible_persons(services, principal), view["person_id"], principal):
         raise NotFoundError(f"no contact {contact_id!r}")
     return view
-
-
-async def _owner_visible(services: Services, principal: ApiKey, body: dict[str, Any]) -> None:
-    person_id = body.get("person_id")
-    if isinstance(person_id, str) and person_id:
-        await require_person(services, principal, person_id)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from gateway.api.answers import Id, Limit, ShortText, answer, page
-from gateway.api.auth import actor_of, may, require_person, sees, services_of, visible_persons
+from gateway.api.auth import actor_of, may, require_owner, sees, services_of, visible_persons
 from gateway.api.bodies import described, take_id, take_reason, take_version
 from gateway.api.problems import documented
 from gateway.api.services import Services
@@ -86,7 +86,7 @@ async def add(request: Request, body: Annotated[dict[str, Any], Body()], princip
     """Enter a device. The answer has its ``token``, which cannot be seen again."""
     services = services_of(request)
     device_id = take_id(SPEC, body)
-    await _owner_visible(services, principal, body)
+    await require_owner(services, principal, body)
     profiles, at_us, actor = _profiles(services), services.clock.now_us(), actor_of(principal)
     view, token = await services.store.write(
         lambda c: add_device(c, device_id, body, known_profiles=profiles, at_us=at_us, actor=actor)
@@ -128,7 +128,7 @@ async def update(
     """Change the members that are given. ``person_id`` moves the device to that person; null takes it away."""
     services = services_of(request)
     await _visible(services, principal, device_id)
-    await _owner_visible(services, principal, body)
+    await require_owner(services, principal, body)
     version, reason = take_version(body), take_reason(body)
     profiles, at_us, actor = _profiles(services), services.clock.now_us(), actor_of(principal)
     view = await services.store.write(
@@ -168,7 +168,7 @@ async def replace(
     services = services_of(request)
     await _visible(services, principal, device_id)
     new_id, reason = take_id(SPEC, body), take_reason(body)
-    await _owner_visible(services, principal, body)
+    await require_owner(services, principal, body)
     profiles, at_us, actor = _profiles(services), services.clock.now_us(), actor_of(principal)
     view, token = await services.store.write(
         lambda c: replace_device(
@@ -209,9 +209,3 @@ async def _visible(services: Services, principal: ApiKey, device_id: str) -> Vie
     if not sees(await visible_persons(services, principal), view["person_id"], principal):
         raise NotFoundError(f"no device {device_id!r}")
     return view
-
-
-async def _owner_visible(services: Services, principal: ApiKey, body: dict[str, Any]) -> None:
-    person_id = body.get("person_id")
-    if isinstance(person_id, str) and person_id:
-        await require_person(services, principal, person_id)
