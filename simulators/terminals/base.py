@@ -85,6 +85,18 @@ class Script(Protocol):
         ...
 
 
+def by_size(buffer: bytes, head: int, size_of: Callable[[bytes], int]) -> tuple[list[bytes], bytes]:
+    """The whole frames at the beginning and the rest; ``size_of`` knows a frame's size by its first ``head`` bytes."""
+    found = []
+    while len(buffer) >= head:
+        size = size_of(buffer)
+        if len(buffer) < size:
+            break
+        found.append(buffer[:size])
+        buffer = buffer[size:]
+    return found, buffer
+
+
 class ClosedError(ConnectionError):
     """The connection ended before the answer. Handler: ``Terminal`` connects and sends again."""
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from datetime import datetime
 
-from simulators.terminals.base import Facts, Message, Place
+from simulators.terminals.base import Facts, Message, Place, by_size
 
 ALARM_CODES = {
     "sos": 0x02, "low_battery": 0x03, "vibration": 0x04, "removed": 0x25, "overspeed": 0x82, "fence_enter": 0x83,
@@ -46,15 +46,7 @@ class EelinkScript:
         )
 
     def frames(self, data: bytes) -> Sequence[bytes]:
-        buffer = self._rest + data
-        found = []
-        while len(buffer) >= 7:
-            size = int.from_bytes(buffer[3:5], "big") + 5
-            if len(buffer) < size:
-                break
-            found.append(buffer[:size])
-            buffer = buffer[size:]
-        self._rest = buffer
+        found, self._rest = by_size(self._rest + data, 7, _size)
         return found
 
     def command(self, frame: bytes) -> Message | None:
@@ -74,3 +66,7 @@ class EelinkScript:
 def _gps(place: Place) -> bytes:
     degrees = (round(place.latitude * 1_800_000), round(place.longitude * 1_800_000))
     return struct.pack(">iihHHB", *degrees, 0, round(place.speed_m_per_s * 3.6), place.course_degrees, 9)
+
+
+def _size(head: bytes) -> int:
+    return int.from_bytes(head[3:5], "big") + 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from simulators.terminals.base import Facts, Message, Place
+from simulators.terminals.base import Facts, Message, Place, by_size
 
 ALARM_CODES = {"sos": 0x01, "fall": 0x23, "removed": 0x18, "low_battery": 0x0F, "fence_exit": 0x05, "vibration": 0x03}
 STATUS_ALARMS = {"vibration": 1, "power_cut": 2, "low_battery": 3, "sos": 4, "removed": 7}
@@ -39,15 +39,7 @@ class Gt06Script:
         return self._message(0x26, gps + b"\x09" + CELL + tail)
 
     def frames(self, data: bytes) -> Sequence[bytes]:
-        buffer = self._rest + data
-        found = []
-        while len(buffer) >= 5:
-            size = buffer[2] + 5 if buffer[0] == 0x78 else int.from_bytes(buffer[2:4], "big") + 6
-            if len(buffer) < size:
-                break
-            found.append(buffer[:size])
-            buffer = buffer[size:]
-        self._rest = buffer
+        found, self._rest = by_size(self._rest + data, 5, _size)
         return found
 
     def command(self, frame: bytes) -> Message | None:
@@ -88,3 +80,7 @@ def _crc(data: bytes) -> bytes:
         for _ in range(8):
             crc = crc >> 1 ^ 0x8408 if crc & 1 else crc >> 1
     return (crc ^ 0xFFFF).to_bytes(2, "big")
+
+
+def _size(head: bytes) -> int:
+    return head[2] + 5 if head[0] == 0x78 else int.from_bytes(head[2:4], "big") + 6

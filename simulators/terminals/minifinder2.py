@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from datetime import datetime
 
-from simulators.terminals.base import Facts, Message, Place
+from simulators.terminals.base import Facts, Message, Place, by_size
 
 ALARM_BITS = {
     "low_battery": 0, "overspeed": 1, "fall": 2, "fence_exit": 4, "power_off": 8, "motion": 10, "no_motion": 11,
@@ -50,15 +50,7 @@ class Minifinder2Script:
         return self._data(items)
 
     def frames(self, data: bytes) -> Sequence[bytes]:
-        buffer = self._rest + data
-        found = []
-        while len(buffer) >= 8:
-            size = int.from_bytes(buffer[2:4], "little") + 8
-            if len(buffer) < size:
-                break
-            found.append(buffer[:size])
-            buffer = buffer[size:]
-        self._rest = buffer
+        found, self._rest = by_size(self._rest + data, 8, _size)
         return found
 
     def command(self, frame: bytes) -> Message | None:
@@ -109,3 +101,7 @@ def _crc(data: bytes) -> int:
         for _ in range(8):
             crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
     return crc
+
+
+def _size(head: bytes) -> int:
+    return int.from_bytes(head[2:4], "little") + 8
