@@ -19,7 +19,7 @@ from tests.daemon import Daemon, carebell, carebell_json, provision
 
 LONG = os.environ.get("CAREBELL_CHAOS") == "long"
 DEVICES = 12
-RANDOM_KILLS = 100 if LONG else 6
+RANDOM_KILLS = 100 if LONG else 3
 SETTLE_S = 90.0
 
 
