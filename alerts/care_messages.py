@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import apsw
@@ -30,7 +30,7 @@ from gateway.errors import (
     StorageError,
 )
 from gateway.model import Clear, Committed, Effect
-from gateway.ports import Store
+from gateway.ports import Engine, Store
 
 MEDIA: Final[tuple[Medium, ...]] = ("sms", "voice")
 KEPT_FOR_ALARMS: Final = frozenset({"modem"})
@@ -296,16 +296,6 @@ class CareHandler:
 
 
 # ---- signs of life ---------------------------------------------------------------------------------------------------
-
-
-class Engine(Protocol):
-    """As gateway.judge asks of the rules engine."""
-
-    def observe(self, committed: Committed) -> list[Effect]: ...
-    def tick(self, now_us: int) -> list[Effect]: ...
-    def next_wake_us(self) -> int | None: ...
-    def dirty(self) -> Iterable[tuple[str, str, bytes | None]]: ...
-    def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None: ...
 
 
 class SignsOfLife:

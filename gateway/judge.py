@@ -7,7 +7,7 @@ that are the same every time, so that judging twice raises once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -18,7 +18,7 @@ from gateway import crashpoints
 from gateway.clock import Clock
 from gateway.errors import StorageBrokenError, StorageError
 from gateway.model import Committed, Effect
-from gateway.ports import Store
+from gateway.ports import Engine, Store
 from gateway.storage import journal
 from gateway.storage.many import upsert
 
@@ -29,16 +29,6 @@ SAVE_SLICE: Final = 500
 """States that are encoded in one turn of the loop, about a millisecond."""
 
 log = structlog.get_logger("judge")
-
-
-class Engine(Protocol):
-    """What the judge asks of the rules engine (rules.engine.RulesEngine)."""
-
-    def observe(self, committed: Committed) -> list[Effect]: ...
-    def tick(self, now_us: int) -> list[Effect]: ...
-    def next_wake_us(self) -> int | None: ...
-    def dirty(self) -> Iterable[tuple[str, str, bytes | None]]: ...
-    def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None: ...
 
 
 class EffectSink(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
 import apsw
 
-from gateway.model import Actor, Committed, DeviceBinding, Frame, Position, Reading, Report, Verdict
+from gateway.model import Actor, Committed, DeviceBinding, Effect, Frame, Position, Reading, Report, Verdict
 
 T = TypeVar("T")
 
@@ -33,6 +33,16 @@ class Transport(Protocol):
     """A way in. Ends only by TransportError or cancellation."""
 
     async def run(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What judges committed records (rules.engine.RulesEngine)."""
+
+    def observe(self, committed: Committed) -> list[Effect]: ...
+    def tick(self, now_us: int) -> list[Effect]: ...
+    def next_wake_us(self) -> int | None: ...
+    def dirty(self) -> Iterable[tuple[str, str, bytes | None]]: ...
+    def restore(self, rows: Iterable[tuple[str, str, bytes]]) -> None: ...
 
 
 class Framer(Protocol):
