@@ -13,6 +13,7 @@ from msgspec import Struct
 from alerts.states import DEVICE_KINDS, SUPERVISION_KIND, Condition, Handling
 from gateway.clock import iso
 from gateway.errors import NotFoundError
+from gateway.filters import where
 from gateway.model import Effect, Raise, Severity
 
 
@@ -218,15 +219,14 @@ def list_alerts(
     before_id: str = "",
 ) -> list[dict[str, Any]]:
     """Views, newest first; ``before_id`` is the last id of the page before. ``limit`` is held to 1 to 10,000."""
-    wheres: list[str] = [OPEN_SQL] if open_only else []
-    values: list[Any] = []
-    for column, sign, value in (("person_id", "=", person_id), ("kind", "=", kind), ("id", "<", before_id)):
-        if value:
-            wheres.append(f"alert.{column} {sign} ?")
-            values.append(value)
-    where = f"WHERE {' AND '.join(wheres)}" if wheres else ""
+    asked, values = where(
+        (open_only, OPEN_SQL, ()),
+        (person_id, "alert.person_id = ?", (person_id,)),
+        (kind, "alert.kind = ?", (kind,)),
+        (before_id, "alert.id < ?", (before_id,)),
+    )
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM alert {where} ORDER BY id DESC LIMIT ?",  # noqa: S608 - columns of ours
+        f"SELECT {COLUMNS} FROM alert{asked} ORDER BY id DESC LIMIT ?",  # noqa: S608 - columns of ours
         (*values, max(1, min(limit, 10_000))),
     )
     return [view(connection, alert) for alert in [alert_of(row) for row in rows]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Filter = tuple[object, str, tuple[str | int, ...]]
+Filter = tuple[object, str, tuple[str | int | None, ...]]
 """Whether it was asked for (a false value: it was not), its SQL, and what is bound to that."""
 
 

@@ -18,6 +18,7 @@ from gateway.clock import US_PER_S, iso
 from gateway.commands.catalog import Catalog, clean, find, masked
 from gateway.commands.states import IN_FLIGHT, OVER, Command, Event, State, step
 from gateway.errors import ConflictError, NotFoundError, UsageError
+from gateway.filters import where
 from gateway.model import Actor
 
 SHORTEST_S: Final = 10
@@ -294,15 +295,14 @@ def list_commands(
     """Views, newest first; ``before`` is the number of the last one of an earlier page. Raises UsageError."""
     if state and state not in list(State):
         raise UsageError(f"state: {state!r} is none of {', '.join(State)}")
-    wheres, bindings = ["TRUE"], list[Any]()
-    for condition, value in (("device_id = ?", device_id), ("state = ?", state), ("number < ?", before)):
-        if value:
-            wheres.append(condition)
-            bindings.append(value)
-    if open_only:
-        wheres.append("finished_at_us IS NULL")
-    where = f"WHERE {' AND '.join(wheres)} ORDER BY number DESC LIMIT ?"
-    return [view(command) for command in _commands(connection, where, (*bindings, limit))]
+    asked, values = where(
+        (device_id, "device_id = ?", (device_id,)),
+        (state, "state = ?", (state,)),
+        (before, "number < ?", (before,)),
+        (open_only, "finished_at_us IS NULL", ()),
+    )
+    rest = f"{asked} ORDER BY number DESC LIMIT ?"
+    return [view(command) for command in _commands(connection, rest, (*values, limit))]
 
 
 def show(connection: apsw.Connection, command_id: str) -> dict[str, Any]:
@@ -366,8 +366,8 @@ def counts(connection: apsw.Connection) -> dict[str, int]:
     return dict.fromkeys((str(state) for state in State if state not in OVER), 0) | dict(found)
 
 
-def _commands(connection: apsw.Connection, where: str, bindings: Iterable[Any]) -> Iterator[Command]:
-    for row in connection.execute(f"{_SELECT} {where}", tuple(bindings)):
+def _commands(connection: apsw.Connection, rest: str, bindings: Iterable[Any]) -> Iterator[Command]:
+    for row in connection.execute(f"{_SELECT} {rest}", tuple(bindings)):
         values = dict(zip(_COLUMNS, row, strict=True))
         for name in ("parameters", "personal", "actor"):
             values[name] = msgspec.json.decode(values[name])

@@ -20,6 +20,7 @@ from msgspec import Struct
 from gateway import audit
 from gateway.clock import iso
 from gateway.errors import NotFoundError
+from gateway.filters import where
 from gateway.model import Actor
 
 MAX_ROWS: Final = 10_000
@@ -80,9 +81,9 @@ def search(
     connection: apsw.Connection, question: Question, *, limit: int = 100, masked: bool = False
 ) -> list[dict[str, Any]]:
     """Calls and messages, newest first, at most ``limit`` (1 to MAX_ROWS)."""
-    where, values = _where(question)
+    asked, values = _where(question)
     rows = connection.execute(
-        f"{_SELECT} WHERE {where} ORDER BY attempt.id DESC LIMIT ?",
+        f"{_SELECT}{asked} ORDER BY attempt.id DESC LIMIT ?",
         (*values, max(1, min(limit, MAX_ROWS))),
     ).fetchall()
     views = [_view(row) for row in rows]
@@ -182,24 +183,17 @@ def masked_view(view: Mapping[str, Any]) -> dict[str, Any]:
     return {**view, "caller": mask(view["caller"]), "callee": mask(view["callee"]), "recordings": recorded}
 
 
-def _where(question: Question) -> tuple[str, list[Any]]:
-    conditions, values = ["1"], []
-    for name in ("person_id", "alert_id", "contact_id", "medium", "state"):
-        if getattr(question, name):
-            conditions.append(f"attempt.{name} = ?")
-            values.append(getattr(question, name))
-    if question.number:
-        conditions.append("attempt.address_hash = ?")
-        values.append(hashlib.sha256(question.number.encode()).hexdigest())
-    for sign, name, value in (
-        (">=", "created_at_us", question.from_us),
-        ("<", "created_at_us", question.to_us),
-        ("<", "id", question.before),
-    ):
-        if value is not None:
-            conditions.append(f"attempt.{name} {sign} ?")
-            values.append(value)
-    return " AND ".join(conditions), values
+def _where(question: Question) -> tuple[str, tuple[Any, ...]]:
+    names = ("person_id", "alert_id", "contact_id", "medium", "state")
+    number_hash = hashlib.sha256(question.number.encode()).hexdigest()
+    since_us, until_us, before = question.from_us, question.to_us, question.before
+    return where(
+        *((getattr(question, name), f"attempt.{name} = ?", (getattr(question, name),)) for name in names),
+        (question.number, "attempt.address_hash = ?", (number_hash,)),
+        (since_us is not None, "attempt.created_at_us >= ?", (since_us,)),
+        (until_us is not None, "attempt.created_at_us < ?", (until_us,)),
+        (before is not None, "attempt.id < ?", (before,)),
+    )
 
 
 def _view(row: Sequence[Any]) -> dict[str, Any]:
