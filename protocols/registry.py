@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from gateway.ports import Codec, TerminalCodec
+from protocols.codecs.ble_makers import MAKERS, BleMakerCodec
 from protocols.codecs.bthome import BthomeCodec
 from protocols.codecs.call_host import CallHostCodec
 from protocols.codecs.chirpstack import ChirpStackCodec
@@ -85,6 +86,7 @@ CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
         **{codec.name: codec for codec in _BROKER},
         "gatt": GattCodec(),
         "bthome": BthomeCodec(),
+        **{name: BleMakerCodec(name) for name in MAKERS},
         "callhost": CallHostCodec(),
         "cti": CtiCodec(),
         "nmea": NmeaCodec(),

@@ -59,6 +59,7 @@ def check_profiles(settings: Settings) -> Finding:
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
     from device_profiles.vectors import check_vectors  # noqa: PLC0415 - keeps `--help` quick
     from gateway.downlink import undeliverable  # noqa: PLC0415 - keeps `--help` quick
+    from protocols.codecs.ble_makers import missing  # noqa: PLC0415 - keeps `--help` quick
     from protocols.registry import CODECS  # noqa: PLC0415 - keeps `--help` quick
 
     profiles = load_profiles([settings.profiles_dir])
@@ -69,7 +70,8 @@ def check_profiles(settings: Settings) -> Finding:
             known = ", ".join(sorted(CODECS))
             problems.append(f"{name}: codec: there is no codec {profiles.codec_of(name)}; known: {known}")
         else:
-            problems.extend(check_vectors(profiles, name, codec))
+            if not missing(codec.name):  # who has no such device needs no library; the check of the registry names it
+                problems.extend(check_vectors(profiles, name, codec))
             problems.extend(
                 f"{name}: commands.{command}: its codec {codec.name} has no such command; give it a payload, or drop it"
                 for command in undeliverable(profiles, CODECS, name)
@@ -120,9 +122,10 @@ def check_feeds(settings: Settings) -> Finding:
 
 
 def check_registry(settings: Settings) -> Finding:
-    """Every person in care reaches somebody, and every device has a profile that is installed."""
+    """Every person in care reaches somebody, and every device has a profile that is installed and can be read."""
     from device_profiles.loader import load_profiles  # noqa: PLC0415 - keeps `--help` quick
     from gateway.storage.database import FILE_NAME, open_database  # noqa: PLC0415 - keeps `--help` quick
+    from protocols.codecs.ble_makers import missing  # noqa: PLC0415 - keeps `--help` quick
 
     path = settings.data_dir / FILE_NAME
     if not path.exists():
@@ -138,6 +141,11 @@ def check_registry(settings: Settings) -> Finding:
         f"device {device}: its profile {profile} is not installed"
         for device, profile in devices
         if known.get(str(profile)) is None
+    ]
+    problems += [
+        f"device {device}: its profile {profile} cannot be read: {lack}"
+        for device, profile in devices
+        if known.get(str(profile)) is not None and (lack := missing(known.codec_of(str(profile))))
     ]
     return Finding(f"{persons} persons in care, {len(devices)} devices", problems + alone)
 

@@ -7,7 +7,7 @@ connections, pairing, GATT with notifications and indications. Order and shape o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Self
 
@@ -90,15 +90,27 @@ class SimulatedBluez:
         adapter = self._objects.get(f"/org/bluez/{name}", {}).get(ADAPTER)
         return adapter is not None and bool(adapter["Discovering"].value)
 
-    def advertise(self, peripheral: Peripheral, service_data: bytes | None = None, *, rssi: int = -60) -> bool:
-        """One advertisement; whether anybody listened. ``service_data`` is that of BTHome (0xFCD2)."""
+    def advertise(
+        self,
+        peripheral: Peripheral,
+        service_data: bytes | None = None,
+        *,
+        service: int = 0xFCD2,
+        manufacturer_data: Mapping[int, bytes] | None = None,
+        rssi: int = -60,
+    ) -> bool:
+        """One advertisement; whether anybody listened. ``service_data`` is that of ``service``, BTHome's by default."""
         if not self.discovering():
             return False
         path = _device_path(peripheral)
         self._peripherals[path] = peripheral
         heard: Properties = {"RSSI": Variant("n", rssi)}
         if service_data is not None:
-            heard["ServiceData"] = Variant("a{sv}", {long_uuid(0xFCD2): Variant("ay", service_data)})
+            heard["ServiceData"] = Variant("a{sv}", {long_uuid(service): Variant("ay", service_data)})
+        if manufacturer_data is not None:
+            heard["ManufacturerData"] = Variant(
+                "a{qv}", {company: Variant("ay", data) for company, data in manufacturer_data.items()}
+            )
         if path in self._objects:
             self._change(path, DEVICE, heard)
             return True

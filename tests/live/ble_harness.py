@@ -26,12 +26,15 @@ QUICK = BleOptions(
 )  # fmt: skip
 
 
+PROFILES = load_profiles([])
+
+
 class House:
     """``ports.Directory``: the devices of a house by their addresses."""
 
     def __init__(self, devices: dict[str, tuple[str, str]]) -> None:
         self._bindings = {
-            address_key(address): DeviceBinding(device_id, profile, "bthome" if "bthome" in profile else "gatt", "P-1")
+            address_key(address): DeviceBinding(device_id, profile, PROFILES.codec_of(profile), "P-1")
             for address, (device_id, profile) in devices.items()
         }
 
@@ -50,7 +53,7 @@ class Taken:
         self.refuse = False
         self.batches: list[int] = []
         self._house = house
-        self._profiles = load_profiles([])
+        self._profiles = PROFILES
 
     def offer(self, frames: Any) -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()

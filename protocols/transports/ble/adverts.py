@@ -28,16 +28,29 @@ DOUBTFUL_S: Final = 600.0
 _codec: Final = BthomeCodec()
 
 
+class Doubts(Struct):
+    """How many doubtful adverts a device has had since ``since_s``: others, alarms."""
+
+    counts: list[int] = field(default_factory=lambda: [0, 0])
+    since_s: float = 0.0
+
+    def admit(self, now_s: float, *, alarm: bool) -> bool:
+        """Whether one more is within bounds; it counts."""
+        if now_s - self.since_s > DOUBTFUL_S or not any(self.counts):
+            self.counts, self.since_s = [0, 0], now_s
+        self.counts[alarm] += 1
+        return self.counts[alarm] <= DOUBTFUL
+
+
 class _Heard(Struct):
-    """The last advert of a device, and how many doubtful ones it has had since ``doubtful_from_s``: others, alarms."""
+    """The last advert of a device."""
 
     data: bytes = b""
     heard_s: float = 0.0
     numbered: bool = False
     counter: int = -1
     key: bytes = b""
-    doubtful: list[int] = field(default_factory=lambda: [0, 0])
-    doubtful_from_s: float = 0.0
+    doubts: Doubts = field(default_factory=Doubts)
 
 
 class Adverts:
@@ -114,10 +127,7 @@ class Adverts:
 
     def _doubtful(self, last: _Heard, frame: Frame, now_s: float, *, alarm: bool) -> None:
         """Take what proves nothing, within bounds: ingest uses its emergencies alone, and marks them."""
-        if now_s - last.doubtful_from_s > DOUBTFUL_S or not any(last.doubtful):
-            last.doubtful, last.doubtful_from_s = [0, 0], now_s
-        last.doubtful[alarm] += 1
-        if last.doubtful[alarm] <= DOUBTFUL:
+        if last.doubts.admit(now_s, alarm=alarm):
             self._delivery.put(frame, alarm=alarm)
 
 

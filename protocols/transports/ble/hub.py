@@ -17,8 +17,10 @@ import structlog
 from gateway.clock import Clock
 from gateway.model import DeviceBinding
 from gateway.ports import Directory, Ingest
+from protocols.codecs.ble_makers import MAKERS
 from protocols.transports.ble.adverts import SERVICE, Adverts
 from protocols.transports.ble.delivery import Delivery
+from protocols.transports.ble.makers import MakerAdverts
 from protocols.transports.ble.memory import Memory
 from protocols.transports.ble.options import BleOptions
 from protocols.transports.ble.turns import Turns, Wish
@@ -66,6 +68,7 @@ class BleHub:
         self._memory = Memory(state_file)
         self._delivery = Delivery(ingest)
         self._adverts = Adverts(options, self._delivery, self._memory, clock)
+        self._makers = MakerAdverts(options, self._delivery, clock, self._adverts.counts)
         self._turns: Turns | None = None
         self._sessions: set[Session] = set()
         self._pauses = 0  # connections that need the scan to be silent
@@ -90,6 +93,7 @@ class BleHub:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._remember())
+                group.create_task(self._makers.prepare())
                 for _ in range(self._options.connections):
                     group.create_task(self._serve(radio, turns))
                 await self._scan_for_ever(radio)
@@ -189,6 +193,9 @@ class BleHub:
             self._counts["strangers_total"] += 1
             return
         self._known.add(binding.device_id)
+        if binding.codec in MAKERS:
+            self._makers.heard(binding, device.address, advertisement)
+            return
         data = advertisement.service_data.get(SERVICE)
         if data is not None:
             self._adverts.heard(binding, device.address, data)
@@ -286,6 +293,7 @@ class BleHub:
         if self._ok:
             connected = 0 if self._turns is None else self._turns.active
             parts.append(f"{len(self._known)} registered devices heard, {connected} connected")
+        parts.extend(f"{codec}: {trouble}" for codec, trouble in sorted(self._makers.troubles.items()))
         named = sorted(self._troubled.items())
         parts.extend(f"{device_id}: {trouble}" for device_id, trouble in named[:SAID])
         if len(named) > SAID:
