@@ -87,38 +87,38 @@ class BleMakerCodec:
             raise ParseError(f"{len(frame.payload)} bytes are no address with an advertisement")
         address = frame.payload[:ADDRESS_BYTES]
         advertisement = read(frame.payload[ADDRESS_BYTES:])
-        beacon = advertisement.service_data.get(MIBEACON) if self._maker.keyed else None
         key = (frame.context or {}).get("bindkey")
-        decoder, update = self._updated(address, advertisement, key)
+        make, info = _library(self._maker)
         report = Report(frame.device_key or address.hex())
         faults: list[str] = []
-        fields = _fields(update, faults)
-        if unhandled := getattr(decoder, "unhandled", None):
-            fields["unhandled"] = {str(name): _plain(value) for name, value in unhandled.items()}
-        if beacon is not None and not fields:
+        try:
+            decoder = make(key if isinstance(key, bytes) else None) if self._maker.keyed else make()
+            fields = _fields(decoder.update(_told(info, address, advertisement)), faults)
+            if unhandled := getattr(decoder, "unhandled", None):
+                fields["unhandled"] = {str(name): _plain(value) for name, value in unhandled.items()}
+            proved = self._maker.keyed and _is_proved(decoder)
+        except Exception as error:  # others' code on anybody's bytes: a fault of the frame
+            raise ParseError(f"{self._maker.package} fails at it: {type(error).__name__}") from error
+        beacon = advertisement.service_data.get(MIBEACON) if self._maker.keyed else None
+        if not fields and beacon is not None:
             _judge_silence(beacon, key)
         elif not fields and not faults:
             raise ParseError(f"{self._maker.package} finds nothing in it that it knows")
-        if beacon is not None and fields:
+        elif beacon is not None and len(advertisement.service_data) == 1:  # beside others, it would lend them its proof
             fields["packet_id"] = beacon[4]
-            report.proof = True if _is_proved(decoder) else None
+            report.proof = True if proved else None
         report.fields = fields
         report.faults = faults or None
         return [report]
 
-    def _updated(self, address: bytes, advertisement: Advertisement, key: object) -> tuple[Any, Any]:
-        make, info = _library(self._maker)
-        readable = ":".join(f"{octet:02X}" for octet in address)
-        told = info(
-            name=advertisement.local_name or readable, address=readable, rssi=0,
-            manufacturer_data=advertisement.manufacturer_data, service_data=advertisement.service_data,
-            service_uuids=advertisement.service_uuids, source="",
-        )  # fmt: skip
-        try:
-            decoder = make(key if isinstance(key, bytes) else None) if self._maker.keyed else make()
-            return decoder, decoder.update(told)
-        except Exception as error:  # others' code on anybody's bytes: a fault of the frame
-            raise ParseError(f"{self._maker.package} fails at it: {type(error).__name__}") from error
+
+def _told(info: Any, address: bytes, advertisement: Advertisement) -> Any:
+    readable = ":".join(f"{octet:02X}" for octet in address)
+    return info(
+        name=advertisement.local_name or readable, address=readable, rssi=0,
+        manufacturer_data=advertisement.manufacturer_data, service_data=advertisement.service_data,
+        service_uuids=advertisement.service_uuids, source="",
+    )  # fmt: skip
 
 
 def missing(codec: str) -> str:

@@ -120,6 +120,18 @@ def test_what_is_sealed_opens_with_its_key_alone() -> None:
             parse(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], KEY)
 
 
+def test_what_is_sealed_proves_nothing_of_what_stands_beside_it() -> None:
+    """Somebody's recording of a beacon, and a weight of his own; and a beacon that is no beacon beside a weight."""
+    weight = {"0000181d-0000-1000-8000-00805f9b34fb": bytes.fromhex("227035ea070b16010203")}
+    for beacon in (mibeacon(DOOR, DOOR_SENSOR, 9, OPENED, key=KEY), b"\x48", b""):
+        payload = bytes.fromhex(address_key(DOOR)) + packed(service_data={MIBEACON: beacon, **weight})
+        frame = Frame("test", "ble_xiaomi", "test", payload, 1, context={"bindkey": KEY})
+        (report,) = BleMakerCodec("ble_xiaomi").parse(frame)
+        assert report.fields is not None
+        assert report.fields["mass"] == 68.4
+        assert report.proof is None
+
+
 def test_the_encryption_of_old_versions_proves_nothing() -> None:
     """Its four bytes at the end hold no tag; who changes a bit changes what it says."""
     from Cryptodome.Cipher import AES
