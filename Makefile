@@ -55,8 +55,8 @@ check: .venv/installed-test
 
 test: check
 	@sh scripts/install-test-peers
-	@# The same examples every time (`make chaos` draws new ones); a file at a time for each of three workers.
-	@$(BIN)/pytest -q -n 3 --dist loadfile --hypothesis-seed=11
+	@# The same examples every time (`make chaos` draws new ones); a file at a time for each of four workers, who mostly wait.
+	@$(BIN)/pytest -q -n 4 --dist loadfile --hypothesis-seed=11
 
 bench: .venv/installed-test
 	@$(BIN)/carebell bench all

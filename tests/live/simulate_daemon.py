@@ -21,7 +21,7 @@ from tests.daemon import free_port
 PROGRAM = (sys.executable, "-c", "from gateway.cli.main import main; main()")
 
 
-def carebell(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def carebell(*arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
     """Run a command of ours to its end."""
     return subprocess.run(
         [*PROGRAM, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False, env=environment()
@@ -87,7 +87,7 @@ def running(arguments: tuple[str, ...], log: Path, ready_url: str) -> Iterator[s
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()
             with contextlib.suppress(httpx2.HTTPError):
-                if httpx2.get(ready_url, trust_env=False, timeout=60).status_code == 200:
+                if httpx2.get(ready_url, trust_env=False, timeout=180).status_code == 200:
                     break
             time.sleep(0.05)
         yield process
