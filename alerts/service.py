@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Final, Protocol
 
 import apsw
@@ -25,6 +26,8 @@ POLL_S: Final = 0.25
 AUDIT_S: Final = 30.0
 SLICE: Final = 8
 """Effects or timers of one transaction: other commits wait for these, about 10 ms each when the loop is busy."""
+MOST: Final = 128
+"""The same while more of them wait than that gets through: a commit each is then what holds them up."""
 RETRY_S: Final = 0.25
 JUMP_US: Final = 2 * US_PER_S
 KEEP_DISPATCHES_US: Final = 30 * 24 * HOUR_US
@@ -127,7 +130,8 @@ class AlertService:
                 self._idle.set()
 
     async def _write_slice(self) -> None:
-        effects = [self._waiting[place] for place in range(min(SLICE, len(self._waiting)))]
+        size = max(SLICE, min(len(self._waiting) // 4, MOST))
+        effects = list(islice(self._waiting, size))
         done = self._written + len(effects)
         seq = max((seq for upto, seq in self._marks if upto <= done), default=0)
         now_us = self._clock.now_us()
@@ -174,16 +178,19 @@ class AlertService:
         now_us = self._clock.now_us()
         if not await self._store.read(lambda c: timers.is_due(c, now_us)):
             return
-        fired = SLICE
-        while fired == SLICE:
-            with self._outbox.taking() as taking:
+        limit = SLICE
+        while await self._fire_some(now_us, limit) == limit:
+            limit = min(2 * limit, MOST)
 
-                def fire(connection: apsw.Connection, taking: Taking = taking) -> int:
-                    fired = due.fire_due(connection, now_us, self._policy, SLICE)
-                    taking.take(connection, now_us)
-                    return fired
+    async def _fire_some(self, now_us: int, limit: int) -> int:
+        with self._outbox.taking() as taking:
 
-                fired = await self._store.write(fire)
+            def fire(connection: apsw.Connection) -> int:
+                fired = due.fire_due(connection, now_us, self._policy, limit)
+                taking.take(connection, now_us)
+                return fired
+
+            return await self._store.write(fire)
 
     def _anchor(self) -> None:
         self._anchor_us = self._clock.now_us()
