@@ -177,11 +177,9 @@ class _Pump:
         self._woken = asyncio.Event()
         self._closing = False
         self._running = False
-        self._look = False  # whether there may be something to take
+        self._look = True  # whether there may be something to take; stays until there was a place to take it into
         self._given: list[Dispatch] = []
         self._in_flight = 0
-        self._reserved = 0
-        self._passed_over = False  # there was no free place because all were reserved
         self._ended: list[Outcome] = []
         self._signals: list[str] = []  # what the technician has to be told: a reason, or "" for working again
 
@@ -194,20 +192,16 @@ class _Pump:
         self._woken.set()
 
     def reserve(self) -> int:
-        """Keep the free places for somebody else's transaction; ``begin`` gives them back."""
+        """Keep the free places for a transaction that may take something; ``begin`` gives them back."""
         places = self._free() if self._running else 0
         self._in_flight += places
-        self._reserved += places
         return places
 
     def begin(self, places: int, taken: Sequence[Dispatch]) -> None:
         """Attempt what was taken into reserved places; the others are free again."""
-        self._reserved -= places
         self._in_flight -= places - len(taken)
         self._given += taken
-        if self._passed_over or len(taken) == places:
-            self._passed_over = False
-            self._look = True
+        self._look |= len(taken) == places
         if taken or self._look or self._closing:
             self._woken.set()
 
@@ -217,7 +211,6 @@ class _Pump:
     async def run(self) -> None:
         wait_s = 0.0
         due_us: int | None = None
-        more = True  # whether the last turn took all it could, so that there may be more
         try:
             async with asyncio.TaskGroup() as group:
                 self._running = True
@@ -226,24 +219,20 @@ class _Pump:
                     begun = self._begun()
                     for dispatch in begun:
                         group.create_task(self._attempt(dispatch))
-                    look, self._look = self._look or more, False
-                    free = self._free()
-                    if free == 0:
-                        self._passed_over = self._reserved > 0
                     if not (self._ended or self._signals):
-                        if free == 0:
+                        if self._free() == 0:
                             wait_s = self._wait_s(None)
                             continue
-                        if not look and not begun:
+                        if not self._look and not begun:
                             due_us = await self._first_due_us()
-                        if not look and (due_us is None or due_us > self._clock.now_us()):
+                        if not self._look and (due_us is None or due_us > self._clock.now_us()):
                             wait_s = self._wait_s(due_us)
                             continue
-                    taken, due_us = await self._turn(free)
-                    for dispatch in taken:
-                        self._in_flight += 1
-                        group.create_task(self._attempt(dispatch))
-                    more = bool(taken) and len(taken) == free
+                    places = self.reserve()
+                    self._look &= places == 0
+                    taken, due_us = await self._turn(places)
+                    if places:
+                        self.begin(places, taken)
                     wait_s = self._wait_s(due_us)
         finally:
             self._running = False

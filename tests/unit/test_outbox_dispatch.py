@@ -455,3 +455,52 @@ def test_what_a_failed_transaction_took_goes_out_once_and_later(bench: Bench) ->
 
     taking(bench, bench.outbox(a=channel), write, lambda: bench.states()["done"] == 1)
     assert [each.attempt for each in channel.seen] == [1]
+
+
+class SlowStore(FileStore):
+    """As beside a busy loop: others run while it works."""
+
+    async def write(self, fn: Callable[[apsw.Connection], Any]) -> Any:
+        await asyncio.sleep(0.003)
+        return await super().write(fn)
+
+    async def read(self, fn: Callable[[apsw.Connection], Any]) -> Any:
+        await asyncio.sleep(0.003)
+        return await super().read(fn)
+
+
+class CountingChannel(ToldChannel):
+    """Knows how many it was asked for at once."""
+
+    running = most = 0
+
+    async def send(self, dispatch: Dispatch) -> Receipt:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        receipt = await super().send(dispatch)
+        self.running -= 1
+        return receipt
+
+
+def test_the_pump_and_transactions_together_keep_to_the_places(bench: Bench, tmp_path: Path) -> None:
+    bench.store.close()
+    bench.store = SlowStore(tmp_path)
+    channel = CountingChannel()
+    channel.pause_s = 0.01
+
+    async def main() -> None:
+        outbox = bench.outbox(2, a=channel)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outbox.run())
+            async with asyncio.timeout(60):
+                for number in range(60):
+                    bench.put(key=f"person/P-{number}")
+                    outbox.wake()
+                    with outbox.taking() as took:
+                        await bench.store.write(lambda c, took=took: took.take(c, bench.clock.now_us()))  # type: ignore[misc]
+                while bench.states()["done"] < 60:
+                    await asyncio.sleep(0.002)
+            outbox.close()
+
+    asyncio.run(main())
+    assert channel.most == 2
