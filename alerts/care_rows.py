@@ -201,13 +201,7 @@ def change(
 
 def _active(connection: apsw.Connection, schedule_id: str) -> Schedule:
     """Raises NotFoundError for one that is not there or was removed."""
-    row = connection.execute(
-        f"SELECT {_SCHEDULE} FROM care_schedule WHERE id = ? AND state = 'active'",  # noqa: S608 - columns of ours
-        (schedule_id,),
-    ).fetchone()
-    if row is None:
-        raise NotFoundError(f"there is no care schedule {schedule_id}")
-    return _schedule(row)
+    return get(connection, schedule_id, "AND state = 'active'")
 
 
 def remove(connection: apsw.Connection, schedule_id: str, *, actor: Actor, now_us: int) -> None:
@@ -232,10 +226,10 @@ def _note(
     audit.append(connection, at_us=now_us, actor=actor, action=action, subject=f"care/{subject}", after=after)
 
 
-def get(connection: apsw.Connection, schedule_id: str) -> Schedule:
-    """Raises NotFoundError."""
+def get(connection: apsw.Connection, schedule_id: str, also: str = "") -> Schedule:
+    """``also``: SQL that it must fulfil as well. Raises NotFoundError."""
     row = connection.execute(
-        f"SELECT {_SCHEDULE} FROM care_schedule WHERE id = ?",  # noqa: S608 - columns of ours
+        f"SELECT {_SCHEDULE} FROM care_schedule WHERE id = ? {also}",  # noqa: S608 - columns of ours
         (schedule_id,),
     ).fetchone()
     if row is None:

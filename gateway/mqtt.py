@@ -7,32 +7,18 @@ import ssl
 from device_profiles.loader import Profiles
 from gateway.clock import Clock
 from gateway.config import MqttSection
-from gateway.errors import ConfigError
 from gateway.ports import Ingest, Store
 from gateway.registry.directory import Registry
+from gateway.tls import server_context
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.server import MqttEndpoint
 
 
 def tls_context(section: MqttSection) -> ssl.SSLContext | None:
-    """The context of the TLS listener. Client certificates are asked for when there is a CA to check them against.
-
-    Raises ConfigError for files that are missing or cannot be used.
-    """
-    if not section.tls_listen:
-        return None
-    if not (section.certificate_file and section.key_file):
-        raise ConfigError("mqtt.tls_listen: needs mqtt.certificate_file and mqtt.key_file")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(section.certificate_file, section.key_file)
-        if section.client_ca_file:
-            context.load_verify_locations(section.client_ca_file)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"mqtt: the certificate, key or client CA cannot be used: {error}") from error
-    return context
+    """The context of the TLS listener. Raises ConfigError."""
+    return server_context(
+        "mqtt", section.tls_listen, section.certificate_file, section.key_file, section.client_ca_file
+    )
 
 
 def limits_of(section: MqttSection) -> Limits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -11,10 +10,10 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.config import Settings
-from gateway.config_house import Dc09Section, ScaipSection
-from gateway.errors import ConfigError
+from gateway.config_house import Dc09Section
 from gateway.ports import Codec, Directory, Ingest, TerminalCodec
 from gateway.supervise import keep_running
+from gateway.tls import server_context
 from protocols.codecs.dc09 import NO_KEYS, Dc09Codec
 from protocols.codecs.dc09_frame import load_keys
 from protocols.codecs.scaip import Dialect, ScaipCodec
@@ -44,7 +43,8 @@ class ReceiverCodecs:
             default=Dialect(reply=settings.scaip.reply),
             transfer_to=settings.scaip.transfer_to,
         )
-        self.scaip_tls = _tls(settings.scaip)
+        scaip = settings.scaip
+        self.scaip_tls = server_context("scaip", scaip.tls_listen, scaip.certificate_file, scaip.key_file)
 
     def by_name(self) -> Mapping[str, Codec]:
         return {codec.name: codec for codec in (self.dc09, self.scaip)}
@@ -118,20 +118,6 @@ class Receivers:
             for what, count in listener.counters().items()
             if what.endswith("_total")
         }
-
-
-def _tls(section: ScaipSection) -> ssl.SSLContext | None:
-    if not section.tls_listen:
-        return None
-    if not (section.certificate_file and section.key_file):
-        raise ConfigError("scaip.tls_listen: needs scaip.certificate_file and scaip.key_file")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(section.certificate_file, section.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"scaip: the certificate or key cannot be used: {error}") from error
-    return context
 
 
 def _dc09(section: Dc09Section) -> Dc09Codec:

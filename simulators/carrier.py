@@ -24,7 +24,7 @@ from starlette.routing import Route
 from simulators.carrier_calls import Switchboard
 from simulators.carrier_page import PAGE_POLICY, carrier_page
 from simulators.carrier_post import CallbackPoster, Posted
-from simulators.carrier_rest import Refused, Resources, missing
+from simulators.carrier_rest import Refused, Resources, invalid_number, missing
 from simulators.carrier_state import API_VERSION, OF_CALLBACKS, Call, Conference, Fault, Message, new_sid
 from simulators.people import People, from_document
 from simulators.server import LocalServer, abort
@@ -225,7 +225,7 @@ class SimulatedCarrier:
         if fault is Fault.QUOTA:
             raise Refused(429, 63038, "Account exceeded the daily messages limit", **wait)
         if fault is Fault.INVALID_NUMBER:
-            raise Refused(400, 21211, "Invalid 'To' Phone Number: XXX")
+            raise invalid_number()
 
     def _authenticate(self, request: Request) -> None:
         given = request.headers.get("Authorization", "")

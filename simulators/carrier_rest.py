@@ -230,7 +230,7 @@ class Resources:
         if not to:
             raise Refused(400, 21604, "A 'To' phone number is required.")
         if not (_NUMBER.fullmatch(to) or to.startswith("sip:")) or to in self.people.invalid:
-            raise Refused(400, 21211, "Invalid 'To' Phone Number: XXX")
+            raise invalid_number()
         return to
 
     def _list(self, request: Request, name: str, entries: Iterable[dict[str, Any]]) -> Response:
@@ -250,6 +250,10 @@ def _known(book: OrderedDict[str, Any], request: Request) -> Any:
     if entry is None:
         raise missing(request)
     return entry
+
+
+def invalid_number() -> Refused:
+    return Refused(400, 21211, "Invalid 'To' Phone Number: XXX")
 
 
 def missing(request: Request) -> Refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -14,13 +15,11 @@ from gateway.cli.common import (
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     EXIT_WRONG,
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
     fail,
     open_journal,
     print_json,
 )
+from gateway.cli.factory import JSON, REQUIRED, WHERE, Parameters, add_command
 from gateway.clock import SystemClock
 from gateway.config import read_secret
 from gateway.errors import ConfigError
@@ -40,6 +39,10 @@ SourceOption = Annotated[
 ]
 FullOption = Annotated[bool, typer.Option("--full", help="From the beginning, not from where the last pull ended.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Take over what was changed here as well.")]
+PARAMETERS: Final[Parameters] = {
+    "url": (UrlOption, REQUIRED), **WHERE, "token_file": (TokenOption, None), "source": (SourceOption, ""),
+    "full": (FullOption, False), "overwrite": (OverwriteOption, False), **JSON,
+}  # fmt: skip
 
 
 class Page(msgspec.Struct):
@@ -50,45 +53,25 @@ class Page(msgspec.Struct):
     more: bool = False
 
 
-def pull_persons(
-    url: UrlOption,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    token_file: TokenOption = None,
-    source: SourceOption = "",
-    full: FullOption = False,
-    overwrite: OverwriteOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """Take over persons that are new or changed at the platform since the last pull, page by page.
-
-    Exit codes: 0 done, 1 a page is bad (nothing of it was taken) or there are conflicts, 69 nobody answers.
-    Example: carebell persons pull --url https://platform.example/api/persons --token-file token
-    """
-    _pull("person", url, config, data_dir, token_file, source, full, overwrite, json_output)
+def add_pull(group: typer.Typer, kind: Kind, text: str) -> None:
+    """``pull`` of a group's rows, which are of this kind."""
+    add_command(group, "pull", text, PARAMETERS, partial(_pull, kind))
 
 
-def pull_contacts(
-    url: UrlOption,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-    *,
-    token_file: TokenOption = None,
-    source: SourceOption = "",
-    full: FullOption = False,
-    overwrite: OverwriteOption = False,
-    json_output: JsonOption = False,
-) -> None:
-    """As ``carebell persons pull``, of contacts; pull the persons first.
+PERSONS: Final = """Take over persons that are new or changed at the platform since the last pull, page by page.
 
-    Example: carebell contacts pull --url https://platform.example/api/contacts --token-file token
-    """
-    _pull("contact", url, config, data_dir, token_file, source, full, overwrite, json_output)
+Exit codes: 0 done, 1 a page is bad (nothing of it was taken) or there are conflicts, 69 nobody answers.
+Example: carebell persons pull --url https://platform.example/api/persons --token-file token
+"""
+CONTACTS: Final = """As ``carebell persons pull``, of contacts; pull the persons first.
+
+Example: carebell contacts pull --url https://platform.example/api/contacts --token-file token
+"""
 
 
 def _pull(
     kind: Kind,
+    *,
     url: str,
     config: Path | None,
     data_dir: Path | None,

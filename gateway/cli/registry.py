@@ -9,8 +9,8 @@ from gateway.cli.registry_devices import devices
 from gateway.cli.registry_persons import persons
 from gateway.cli.registry_places import places
 
-persons.command("pull")(pull.pull_persons)
-contacts.command("pull")(pull.pull_contacts)
+pull.add_pull(persons, "person", pull.PERSONS)
+pull.add_pull(contacts, "contact", pull.CONTACTS)
 devices.command("command")(command)
 devices.command("claim-code")(provisioning.claim_code)
 devices.command("label")(provisioning.label)

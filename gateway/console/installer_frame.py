@@ -18,7 +18,7 @@ from gateway.api.services import Services
 from gateway.console import assets
 from gateway.console.assets import Assets
 from gateway.console.family_link import FamilyLinks
-from gateway.console.templating import in_turn
+from gateway.console.templating import environment, in_turn
 from gateway.errors import ConflictError, NotFoundError, StorageError, UsageError
 from gateway.provisioning import links
 from gateway.provisioning.links import Installer
@@ -50,16 +50,7 @@ class Outdoors:
     hotline: str = ""
     outline: str = ""
     assets: Assets = field(default_factory=lambda: Assets(ROOT, "outdoors"))
-    templates: jinja2.Environment = field(
-        default_factory=lambda: jinja2.Environment(
-            loader=jinja2.PackageLoader("gateway.console"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-    )
+    templates: jinja2.Environment = field(default_factory=environment)
 
     async def page(self, request: Request, template: str, context: Mapping[str, Any], status: int = 200) -> Response:
         """Rendered in a thread, so that the loop is not held."""
