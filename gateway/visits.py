@@ -42,10 +42,15 @@ class Visits:
 
     def __call__(self, committed: Committed) -> None:
         for record in committed.records:
-            scan = _scan(record)
-            if scan is not None:
-                self._waiting.append(_Told(record.device_id, scan))
-                self._woken.set()
+            reading = record.reading
+            if reading is not None and reading.unknown:  # hardly any: no call for the others
+                self._look_at(record, reading.unknown)
+
+    def _look_at(self, record: Record, unknown: Mapping[str, Any]) -> None:
+        scan = unknown.get(MEMBER)
+        if isinstance(scan, dict) and record.verified and record.device_id:
+            self._waiting.append(_Told(record.device_id, scan))
+            self._woken.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -65,11 +70,3 @@ class Visits:
         except CarebellError as error:  # an unknown or used code is in the audit; the terminal asks for no answer
             self.refused += 1
             log.warning("service_checkin_refused", device=told.device_id, error=str(error))
-
-
-def _scan(record: Record) -> dict[str, Any] | None:
-    unknown = record.reading.unknown if record.reading is not None else None
-    if not unknown or not record.verified or not record.device_id:
-        return None
-    scan = unknown.get(MEMBER)
-    return scan if isinstance(scan, dict) else None

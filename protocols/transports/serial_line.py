@@ -5,6 +5,7 @@ until they are on disk.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -79,7 +80,7 @@ async def open_line(line: Line) -> Wire:
     return _Open(reader, writer)
 
 
-class SerialTransport:
+class SerialTransport(ABC):
     """Opens the port, serves it (``_serve``, of a subclass), and again when it is gone. A ``HealthPart``."""
 
     def __init__(
@@ -126,8 +127,9 @@ class SerialTransport:
             log.error("serial_gone", port=self._line.port, error=reason)
         self.reason = reason or "gone"
 
+    @abstractmethod
     async def _serve(self, wire: Wire) -> None:
-        raise NotImplementedError
+        """Listen or ask until the line is gone. Raises OSError or TransportError."""
 
     # ---- frames ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ Nothing here knows sockets. A ``Talk`` is one conversation (a TCP connection, th
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
@@ -66,7 +67,7 @@ class Room:
         return True
 
 
-class Talk:
+class Talk(ABC):
     """One conversation: what it has taught so far. A transport subclasses it and knows how to answer."""
 
     __slots__ = ("address", "context", "device_id", "key", "proof", "source", "superseded", "told_twice", "trusted",
@@ -83,17 +84,17 @@ class Talk:
         self.told_twice = False
         self.waiting = 0  # frames that wait for their commit
 
+    @abstractmethod
     def answered(self, replies: list[bytes]) -> None:
         """These frames are on disk; write what is not empty, at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refused(self, frames: int) -> None:
         """Frames of this conversation are not on disk: nothing may look to the terminal as if they were."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, payload: bytes) -> bool:
         """Send a command; False when the terminal cannot be reached this way."""
-        raise NotImplementedError
 
 
 class Switchboard:

@@ -53,7 +53,7 @@ class Site(interfaces.Resource):  # type: ignore[misc]  # aiocoap is not typed
         self._others[segment] = handler
 
     async def render(self, request: Message) -> Message:
-        raise NotImplementedError
+        raise NotImplementedError  # aiocoap's interface has it; render_to_pipe below is what aiocoap calls
 
     async def needs_blockwise_assembly(self, request: Message) -> bool:
         del request
