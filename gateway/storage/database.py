@@ -31,6 +31,7 @@ def open_database(path: Path, *, read_only: bool = False, vfs: str | None = None
             if not read_only:
                 _prepare(connection)
             connection.pragma("query_only", read_only)
+            connection.pragma("temp_store", "memory")  # a statement must not need a file that cannot be opened
             connection.pragma("foreign_keys", True)
     except (apsw.NotADBError, apsw.CorruptError, apsw.IOError, apsw.CantOpenError) as error:
         raise StorageBrokenError(f"{path}: {error}") from error

@@ -8,6 +8,7 @@ import socket
 import ssl
 from typing import Any, Final, Unpack, cast
 
+from gateway.descriptors import SOCKETS
 from gateway.errors import FramingError
 from gateway.ports import Framer
 from protocols.transports.mqtt_endpoint.wheel import Wheel
@@ -76,8 +77,10 @@ class _StreamBoard(Switchboard):
         self.accepted = 0
         self.closed: dict[str, int] = {}
 
-    def admit(self, connection: Connection) -> bool:
-        """Whether a new connection may stay. At the bound of all it takes the place of the oldest unknown one."""
+    def admit(self, connection: Connection, *, few_left: bool = False) -> bool:
+        """Whether a new connection may stay. At the bound of all, or with few descriptors left, it takes the place of
+        the oldest unknown one.
+        """
         self.accepted += 1
         if self.closing:
             return False
@@ -86,7 +89,7 @@ class _StreamBoard(Switchboard):
             self.count_closed("address")
             self.tell_once("terminal_unknown_per_address", connection.address)
             return False
-        if len(self.connections) >= self.limits.connections:
+        if few_left or len(self.connections) >= self.limits.connections:
             self.tell_once("terminal_connections", "limit")
             oldest = next(iter(self._unknown), None)
             if oldest is None:
@@ -153,7 +156,7 @@ class Connection(Talk, asyncio.Protocol):
             self.address = str(peer[0])
             self.source = f"[{peer[0]}]:{peer[1]}" if ":" in self.address else f"{peer[0]}:{peer[1]}"
         self._since_s = self._heard_s = self._board.clock.monotonic_s()
-        if not self._board.admit(self):
+        if not self._board.admit(self, few_left=SOCKETS.opened()):
             self._closed = True
             self._transport.abort()
             return
@@ -185,6 +188,7 @@ class Connection(Talk, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # whichever it was, the peer is gone
+        SOCKETS.closed()
         board = self._board
         board.connections.discard(self)
         board.forget_unknown(self)

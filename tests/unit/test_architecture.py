@@ -19,6 +19,7 @@ KERNEL = frozenset(
         "ports",
         "clock",
         "address",
+        "descriptors",
         "audit",
         "care",
         "datum",

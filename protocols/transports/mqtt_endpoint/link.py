@@ -7,6 +7,7 @@ import math
 import socket
 from typing import Any, Final, cast
 
+from gateway.descriptors import SOCKETS
 from protocols.transports.mqtt_endpoint import packets
 from protocols.transports.mqtt_endpoint.listener import Listener
 from protocols.transports.mqtt_endpoint.session import Session
@@ -63,7 +64,7 @@ class Link(asyncio.Protocol):
         if self.reserved:
             self._listener.release(self.reserved)
             self.reserved = ""
-        if not self._listener.admit(self):
+        if not self._listener.admit(self, few_left=SOCKETS.opened()):
             self.abort()
             return
         self._transport.set_write_buffer_limits(self._listener.limits.write_buffer_bytes)
@@ -75,6 +76,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # whichever it was, the peer is gone
+        SOCKETS.closed()
         listener = self._listener
         listener.connections.discard(self)
         listener.leave_waiting(self)

@@ -81,8 +81,10 @@ class Listener:
         self._handshakes = 0
         self._told: set[tuple[str, str]] = set()
 
-    def admit(self, connection: Waiting) -> bool:
-        """Whether a new connection may stay. At the bound of all it displaces the oldest that is not authenticated."""
+    def admit(self, connection: Waiting, *, few_left: bool = False) -> bool:
+        """Whether a new connection may stay. At the bound of all, or with few descriptors left, it displaces the
+        oldest that is not authenticated.
+        """
         self.accepted += 1
         if self.closing:
             return False
@@ -91,7 +93,7 @@ class Listener:
             self.count(self.refused, "address")
             self.tell_once("mqtt_unauthenticated_per_address", connection.address)
             return False
-        if len(self.connections) >= self.limits.connections:
+        if few_left or len(self.connections) >= self.limits.connections:
             self.tell_once("mqtt_connections", "limit")
             oldest = next(iter(self._waiting), None)
             if oldest is None:
