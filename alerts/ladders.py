@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import apsw
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from alerts import attempts, outbox_rows, timers
+from alerts import attempts, outbox_rows
+from alerts.dossier import Dossier, Rung, load, snapshot
 from alerts.notice import Medium
 from alerts.people import Contact, Reach, contact_of, hash_of
-from alerts.policy_files import fingerprint, is_on, read_snapshot
+from alerts.policy_files import is_on
 from alerts.policy_schema import LadderName, Snapshot, Target
 from alerts.rows import Alert
 from alerts.states import OWNED, Handling, is_emergency
@@ -36,19 +37,6 @@ CALL_LIFE_US: Final = 90 * US_PER_S
 """A call that could not be made for so long is left to the steps that come after it."""
 
 
-class Rung(Struct, frozen=True):
-    """One row of ``ladder``."""
-
-    alert_id: str
-    name: LadderName
-    state: str
-    reason: str
-    loop: int
-    first_loop: int
-    step: int
-    taken_by: str
-
-
 class Told(Struct, frozen=True):
     """What a step did: targets by medium (``P-1.1:voice``), and groups of consoles."""
 
@@ -56,117 +44,112 @@ class Told(Struct, frozen=True):
     consoles: list[str]
 
 
-_COLUMNS: Final = ", ".join(Rung.__struct_fields__)
-
-
 def rungs(connection: apsw.Connection, alert_id: str) -> dict[str, Rung]:
     """The ladders of an alert by name; none for an alert that has no escalation."""
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM ladder WHERE alert_id = ?", (alert_id,))  # noqa: S608 - ours
-    return {rung.name: rung for rung in (Rung(*row) for row in rows)}
-
-
-def snapshot_of(connection: apsw.Connection, alert_id: str) -> Snapshot | None:
-    """The policy under which an alert was raised."""
-    row = connection.execute(
-        "SELECT body FROM policy_snapshot WHERE hash = (SELECT policy_hash FROM escalation WHERE alert_id = ?)",
-        (alert_id,),
-    ).fetchone()
-    return None if row is None else read_snapshot(row[0])
+    return load(connection, alert_id).rungs
 
 
 # ---- beginning, pausing, beginning again -----------------------------------------------------------------------------
 
 
-def begin(connection: apsw.Connection, alert: Alert, reach: Reach, now_us: int) -> Told:
+def begin(connection: apsw.Connection, dossier: Dossier, reach: Reach, now_us: int) -> Told:
     """Copy the policy into a new alert, start its ladders and take the steps that are due at once."""
+    alert = dossier.alert
     person = reach.source.person(connection, alert.person_id) if alert.person_id else None
     place = person or (reach.source.device(connection, alert.device_id) if alert.device_id else None) or {}
-    snapshot = reach.book.snapshot(alert.kind, str(place.get("district") or ""), str(place.get("community") or ""))
-    body, digest = fingerprint(snapshot)
-    connection.execute(
-        "INSERT OR IGNORE INTO policy_snapshot (hash, policy_id, version, body) VALUES (?, ?, ?, ?)",
-        (digest, snapshot.policy.id, snapshot.version, body),
-    )
-    connection.execute(
-        "INSERT INTO escalation (alert_id, policy_hash, started_at_us) VALUES (?, ?, ?)", (alert.id, digest, now_us)
-    )
-    for name in NAMES:
+    chosen = reach.choose(alert.kind, str(place.get("district") or ""), str(place.get("community") or ""))
+    connection.execute(_BEGIN, (alert.id, now_us, chosen.digest))
+    if connection.changes() == 0:
         connection.execute(
-            "INSERT INTO ladder (alert_id, name, state, reason, loop, first_loop, step, taken_by)"
-            " VALUES (?, ?, 'stopped', 'not started', 0, 0, 0, '')",
-            (alert.id, name),
+            "INSERT INTO policy_snapshot (hash, policy_id, version, body) VALUES (?, ?, ?, ?)",
+            (chosen.digest, chosen.snapshot.policy.id, chosen.snapshot.version, chosen.body),
         )
-    _start(connection, alert, snapshot, now_us)
+        connection.execute(_BEGIN, (alert.id, now_us, chosen.digest))
+    dossier.policy_hash = chosen.digest
+    for name in NAMES:
+        dossier.set_rung(Rung(alert.id, name, "stopped", "not started", 0, 0, 0, ""))
+    _start(dossier, chosen.snapshot, now_us)
     told = Told([], [])
     for name in NAMES:
-        timer = timers.find(connection, alert.id, TIMER[name])
+        timer = dossier.timers.find(TIMER[name])
         while timer is not None and timer <= now_us:
-            more = climb(connection, alert, name, timer, reach, now_us)
+            more = climb(connection, dossier, name, timer, reach, now_us)
             told = Told(told.targets + more.targets, told.consoles + more.consoles)
-            timer = timers.find(connection, alert.id, TIMER[name])
+            timer = dossier.timers.find(TIMER[name])
     return told
 
 
-def _start(connection: apsw.Connection, alert: Alert, snapshot: Snapshot, now_us: int) -> None:
+_BEGIN: Final = (
+    "INSERT INTO escalation (alert_id, policy_hash, started_at_us)"
+    " SELECT ?1, hash, ?2 FROM policy_snapshot WHERE hash = ?3"
+)
+"""Inserts nothing while the policy's snapshot is not there."""
+
+
+def _start(dossier: Dossier, snapshot: Snapshot, now_us: int) -> None:
     """Start every ladder of the alert's severity from its first step, in a loop of its own."""
-    policy = snapshot.policy
-    for name, rung in rungs(connection, alert.id).items():
+    policy, alert, timers = snapshot.policy, dossier.alert, dossier.timers
+    for name, rung in list(dossier.rungs.items()):
         ladder = policy.ladder_of(name, alert.severity.name)
         if ladder is None:
-            _set(connection, rung, state="stopped", reason="no ladder for this severity")
-            timers.cancel(connection, alert.id, (TIMER[name],))
+            dossier.set_rung(replace(rung, state="stopped", reason="no ladder for this severity"))
+            timers.cancel((TIMER[name],))
             continue
-        connection.execute(
-            "UPDATE ladder SET state = 'running', reason = '', loop = loop + 1, first_loop = loop + 1, step = 0,"
-            " taken_by = '' WHERE alert_id = ? AND name = ?",
-            (alert.id, name),
-        )
-        timers.arm(connection, alert.id, TIMER[name], now_us + round(ladder.step[0].at_s * US_PER_S))
-    connection.execute("UPDATE escalation SET started_at_us = ? WHERE alert_id = ?", (now_us, alert.id))
+        loop = rung.loop + 1
+        dossier.set_rung(replace(rung, state="running", reason="", loop=loop, first_loop=loop, step=0, taken_by=""))
+        timers.arm(TIMER[name], now_us + round(ladder.step[0].at_s * US_PER_S))
     if is_emergency(alert.kind, alert.severity):
         for kind, after_s in (
             ("present", policy.present_s), ("accept_target", policy.accept_target_s),
             ("accept_sla", policy.accept_sla_s),
         ):  # fmt: skip
-            timers.arm(connection, alert.id, kind, now_us + round(after_s * US_PER_S))
+            timers.arm(kind, now_us + round(after_s * US_PER_S))
 
 
 def follow(
     connection: apsw.Connection,
     before: Alert,
-    after: Alert,
+    dossier: Dossier,
     action: str,
     actor_id: str,
     detail: Mapping[str, Any],
     now_us: int,
 ) -> None:
-    """What a change of an alert means to its ladders."""
-    snapshot = snapshot_of(connection, after.id)
-    if snapshot is None:
+    """What a change of an alert means to its ladders; ``dossier`` has the alert as it is behind it."""
+    if dossier.policy_hash is None:
         return
+    after = dossier.alert
     if after.handling in (Handling.RESOLVED, Handling.CLOSED):
-        _halt(connection, after.id, "stopped", after.handling.value, now_us)
+        _halt(connection, dossier, "stopped", after.handling.value, now_us)
     elif action == "family_accept":
-        _family_took(connection, after, snapshot, actor_id, now_us)
+        _family_took(connection, dossier, actor_id, now_us)
     elif after.handling in OWNED:
         if before.handling not in OWNED:
-            _halt(connection, after.id, "paused", f"accepted by {after.owner}", now_us)
+            _halt(connection, dossier, "paused", f"accepted by {after.owner}", now_us)
             connection.execute(
                 "UPDATE escalation SET accepted_at_us = coalesce(accepted_at_us, ?) WHERE alert_id = ?",
                 (now_us, after.id),
             )
-    elif before.handling is not Handling.RAISED or _other_ladders(snapshot, before, after):
-        _start(connection, after, snapshot, now_us)
+    elif before.handling is not Handling.RAISED or _other_ladders(_snapshot(connection, dossier), before, after):
+        _start(dossier, _snapshot(connection, dossier), now_us)
+        connection.execute("UPDATE escalation SET started_at_us = ? WHERE alert_id = ?", (now_us, after.id))
     elif action in ("escalate", "next_step"):
-        hasten(connection, after.id, NAMES if action == "escalate" else (detail["ladder"],), now_us)
+        _hasten(dossier, NAMES if action == "escalate" else (detail["ladder"],), now_us)
     elif action in ("family_release", "restore"):
-        _resume(connection, after, action, now_us)
+        _resume(dossier, action, now_us)
     elif action == "presented":
-        timers.cancel(connection, after.id, ("present",))
+        dossier.timers.cancel(("present",))
         connection.execute(
             "UPDATE escalation SET presented_at_us = coalesce(presented_at_us, ?) WHERE alert_id = ?",
             (now_us, after.id),
         )
+
+
+def _snapshot(connection: apsw.Connection, dossier: Dossier) -> Snapshot:
+    """The policy of an alert that has one."""
+    found = snapshot(connection, dossier.policy_hash)
+    assert found is not None
+    return found
 
 
 def _other_ladders(snapshot: Snapshot, before: Alert, after: Alert) -> bool:
@@ -179,74 +162,67 @@ def _other_ladders(snapshot: Snapshot, before: Alert, after: Alert) -> bool:
     )
 
 
-def _family_took(connection: apsw.Connection, alert: Alert, snapshot: Snapshot, contact_id: str, now_us: int) -> None:
+def _family_took(connection: apsw.Connection, dossier: Dossier, contact_id: str, now_us: int) -> None:
     """One of the family is on the way: the others are left alone, the operators are not."""
+    alert, timers = dossier.alert, dossier.timers
     if alert.handling in OWNED:
-        _halt(connection, alert.id, "paused", f"accepted by {contact_id}", now_us)
-    connection.execute(
-        "UPDATE ladder SET state = 'paused', reason = 'taken by the family', taken_by = ?"
-        " WHERE alert_id = ? AND name = 'family'",
-        (contact_id, alert.id),
-    )
-    timers.cancel(connection, alert.id, (TIMER["family"],))
+        _halt(connection, dossier, "paused", f"accepted by {contact_id}", now_us)
+    rung = dossier.rungs.get("family")
+    if rung is not None:
+        dossier.set_rung(replace(rung, state="paused", reason="taken by the family", taken_by=contact_id))
+    timers.cancel((TIMER["family"],))
     outbox_rows.supersede(connection, alert.id, LANE, "family", now_us)
     if alert.handling is Handling.RAISED:
-        timers.arm(connection, alert.id, "family_hold", now_us + round(snapshot.policy.family_hold_s * US_PER_S))
+        hold_s = _snapshot(connection, dossier).policy.family_hold_s
+        timers.arm("family_hold", now_us + round(hold_s * US_PER_S))
 
 
-def _resume(connection: apsw.Connection, alert: Alert, action: str, now_us: int) -> None:
+def _resume(dossier: Dossier, action: str, now_us: int) -> None:
     """Let the family ladder go on (``family_release``), or give back timers that got lost (``restore``)."""
-    for name, rung in rungs(connection, alert.id).items():
+    timers = dossier.timers
+    for name, rung in list(dossier.rungs.items()):
         if action == "family_release" and name == "family" and rung.state == "paused":
-            connection.execute(
-                "UPDATE ladder SET state = 'running', reason = '', taken_by = '' WHERE alert_id = ? AND name = ?",
-                (alert.id, name),
-            )
-            timers.arm(connection, alert.id, TIMER[name], now_us)
-            timers.cancel(connection, alert.id, ("family_hold",))
-        elif action == "restore" and timers.find(connection, alert.id, TIMER[name]) is None:
+            dossier.set_rung(replace(rung, state="running", reason="", taken_by=""))
+            timers.arm(TIMER[name], now_us)
+            timers.cancel(("family_hold",))
+        elif action == "restore" and timers.find(TIMER[name]) is None:
             if rung.state == "running" or (rung.state == "paused" and name == "operator"):
-                _set(connection, rung, state="running", reason="")
-                timers.arm(connection, alert.id, TIMER[name], now_us)
-            elif rung.taken_by and timers.find(connection, alert.id, "family_hold") is None:
-                timers.arm(connection, alert.id, "family_hold", now_us)
+                dossier.set_rung(replace(rung, state="running", reason=""))
+                timers.arm(TIMER[name], now_us)
+            elif rung.taken_by and timers.find("family_hold") is None:
+                timers.arm("family_hold", now_us)
 
 
-def _halt(connection: apsw.Connection, alert_id: str, state: str, reason: str, now_us: int) -> None:
-    connection.execute(
-        "UPDATE ladder SET state = ?, reason = ? WHERE alert_id = ? AND state <> 'stopped'", (state, reason, alert_id)
-    )
-    timers.cancel(connection, alert_id, _ALL_TIMERS)
-    outbox_rows.supersede(connection, alert_id, LANE, "", now_us)
+def _halt(connection: apsw.Connection, dossier: Dossier, state: str, reason: str, now_us: int) -> None:
+    for rung in list(dossier.rungs.values()):
+        if rung.state != "stopped":
+            dossier.set_rung(replace(rung, state=state, reason=reason))
+    dossier.timers.cancel(_ALL_TIMERS)
+    outbox_rows.supersede(connection, dossier.alert.id, LANE, "", now_us)
 
 
-def _set(connection: apsw.Connection, rung: Rung, *, state: str, reason: str) -> None:
-    connection.execute(
-        "UPDATE ladder SET state = ?, reason = ? WHERE alert_id = ? AND name = ?",
-        (state, reason, rung.alert_id, rung.name),
-    )
-
-
-def hasten(connection: apsw.Connection, alert_id: str, names: tuple[str, ...], now_us: int) -> None:
+def _hasten(dossier: Dossier, names: tuple[str, ...], now_us: int) -> None:
     """The next step of these ladders, where they run, is due now."""
-    for name, rung in rungs(connection, alert_id).items():
+    for name, rung in dossier.rungs.items():
         if name in names and rung.state == "running":
-            timers.hasten(connection, alert_id, TIMER[name], now_us)
+            dossier.timers.hasten(TIMER[name], now_us)
 
 
 # ---- climbing --------------------------------------------------------------------------------------------------------
 
 
-def climb(connection: apsw.Connection, alert: Alert, name: LadderName, due_us: int, reach: Reach, now_us: int) -> Told:
+def climb(
+    connection: apsw.Connection, dossier: Dossier, name: LadderName, due_us: int, reach: Reach, now_us: int
+) -> Told:
     """Take the next step of a ladder and arm the one after it. Does nothing for a ladder that does not run."""
-    snapshot = snapshot_of(connection, alert.id)
-    rung = rungs(connection, alert.id).get(name)
-    ladder = None if snapshot is None else snapshot.policy.ladder_of(name, alert.severity.name)
-    timers.cancel(connection, alert.id, (TIMER[name],))
-    if snapshot is None or rung is None or rung.state != "running" or alert.handling is not Handling.RAISED:
+    alert, rung = dossier.alert, dossier.rungs.get(name)
+    policy = snapshot(connection, dossier.policy_hash)
+    ladder = None if policy is None else policy.policy.ladder_of(name, alert.severity.name)
+    dossier.timers.cancel((TIMER[name],))
+    if policy is None or rung is None or rung.state != "running" or alert.handling is not Handling.RAISED:
         return Told([], [])
     if ladder is None:
-        _set(connection, rung, state="stopped", reason="no ladder for this severity")
+        dossier.set_rung(replace(rung, state="stopped", reason="no ladder for this severity"))
         return Told([], [])
     base_us = now_us if now_us - due_us > LATE_US else due_us
     place = min(rung.step, len(ladder.step) - 1)
@@ -256,16 +232,14 @@ def climb(connection: apsw.Connection, alert: Alert, name: LadderName, due_us: i
     else:
         loop, following = rung.loop + 1, 0
         pause_s = ladder.period_s(rung.loop - rung.first_loop) - step.at_s + ladder.step[0].at_s
-    connection.execute(
-        "UPDATE ladder SET loop = ?, step = ? WHERE alert_id = ? AND name = ?", (loop, following, alert.id, name)
-    )
-    timers.arm(connection, alert.id, TIMER[name], base_us + round(pause_s * US_PER_S))
-    return tell(connection, alert, snapshot, step, rung, place, reach, now_us)
+    dossier.set_rung(replace(rung, loop=loop, step=following))
+    dossier.timers.arm(TIMER[name], base_us + round(pause_s * US_PER_S))
+    return tell(connection, dossier, policy, step, rung, place, reach, now_us)
 
 
 def tell(
     connection: apsw.Connection,
-    alert: Alert,
+    dossier: Dossier,
     snapshot: Snapshot,
     target: Target,
     rung: Rung,
@@ -276,10 +250,10 @@ def tell(
     """Put a message or call for everybody whom this step names into the outbox."""
     if target.tell == "console":
         return Told([], list(target.who))
-    usable = reach.media()
+    alert, usable = dossier.alert, reach.media()
     wanted = _addresses(connection, alert, snapshot, target, rung, reach, now_us)
     if wanted and not usable:
-        timers.hasten(connection, alert.id, "unreachable", now_us)
+        dossier.timers.hasten("unreachable", now_us)
     told: list[str] = []
     for contact_id, medium in wanted:
         if medium in usable and _enqueue(connection, alert, rung, place, contact_id, medium, now_us):
@@ -345,9 +319,10 @@ def _willing(connection: apsw.Connection, alert: Alert, reach: Reach, now_us: in
     """The person's contacts who want to hear of this severity, now."""
     if not alert.person_id:
         return []
-    person = reach.source.person(connection, alert.person_id) or {}
-    timezone = str(person.get("timezone") or reach.book.timezone)
     emergency = is_emergency(alert.kind, alert.severity)
+    timezone = reach.book.timezone
+    if not emergency:  # an emergency asks for nobody's quiet hours
+        timezone = str((reach.source.person(connection, alert.person_id) or {}).get("timezone") or timezone)
     return [
         contact
         for contact in map(contact_of, reach.source.contacts(connection, alert.person_id))
@@ -400,9 +375,7 @@ def _enqueue(
     """False when this very message is in the outbox already."""
     name = f"{alert.id}/{rung.name}/{rung.loop}/{place}/{contact_id}/{medium}"
     key = str(uuid.uuid5(_NAMESPACE, name))
-    if outbox_rows.is_known(connection, key):
-        return False
-    outbox_rows.enqueue(
+    enqueued = outbox_rows.enqueue(
         connection,
         lane=LANE,
         destination=f"{LANE}_{medium}",
@@ -420,29 +393,31 @@ def _enqueue(
         },
         now_us=now_us,
         expires_at_us=now_us + CALL_LIFE_US if medium == "voice" else None,
+        once=True,
     )
-    attempts.count_told(connection, alert.id, contact_id, medium)
-    return True
+    if enqueued:
+        attempts.count_told(connection, alert.id, contact_id, medium)
+    return enqueued > 0
 
 
 def tell_next_center(connection: apsw.Connection, alert: Alert, payload: Any, reach: Reach, now_us: int) -> bool:
     """A center could not be told: tell the one behind it in the route. False when there is none."""
-    snapshot = snapshot_of(connection, alert.id)
-    rung = rungs(connection, alert.id).get("operator")
-    ladder = None if snapshot is None else snapshot.policy.ladder_of("operator", alert.severity.name)
-    if snapshot is None or rung is None or ladder is None or payload["step"] >= len(ladder.step):
+    dossier = load(connection, alert.id)
+    policy, rung = snapshot(connection, dossier.policy_hash), dossier.rungs.get("operator")
+    ladder = None if policy is None else policy.policy.ladder_of("operator", alert.severity.name)
+    if policy is None or rung is None or ladder is None or payload["step"] >= len(ladder.step):
         return False
     step = ladder.step[payload["step"]]
-    names = centers(snapshot, step, now_us)
+    names = centers(policy, step, now_us)
     failed = str(payload["contact_id"]).removeprefix("center:")
     behind = names[names.index(failed) + 1 :] if failed in names else []
     usable = reach.media()
-    then = msgspec.structs.replace(rung, loop=payload["loop"])
+    then = replace(rung, loop=payload["loop"])
     for name in behind:
         told = [
             _enqueue(connection, alert, then, payload["step"], f"center:{name}", medium, now_us)
             for medium in step.media
-            if snapshot.centers[name].address(medium) and medium in usable
+            if policy.centers[name].address(medium) and medium in usable
         ]
         if any(told):
             return True
@@ -464,8 +439,9 @@ def view(connection: apsw.Connection, alert_id: str) -> dict[str, Any] | None:
     names = ("started_at", "presented_at", "accepted_at", "target_missed_at", "sla_missed_at")
     times = {name: None if at is None else iso(at) for name, at in zip(names, row[3:], strict=True)}
     shown: dict[str, Any] = {"policy": row[0], "policy_version": row[1], "policy_hash": row[2], **times, "ladders": {}}
-    for name, rung in rungs(connection, alert_id).items():
-        due_us = timers.find(connection, alert_id, TIMER[name])
+    dossier = load(connection, alert_id)
+    for name, rung in dossier.rungs.items():
+        due_us = dossier.timers.find(TIMER[name])
         shown["ladders"][name] = {
             "state": rung.state,
             "reason": rung.reason or None,

@@ -13,8 +13,9 @@ import apsw
 import msgspec
 from msgspec import Struct, field
 
-from alerts import care_rows, ladders, order_requests, outbox_rows, promises, rows, suppression, timers
+from alerts import care_rows, ladders, order_requests, outbox_rows, promises, rows, suppression
 from alerts.changes import CHANGES, Request, clean_text
+from alerts.dossier import Dossier, Timers, load, snapshot
 from alerts.policy import SILENCE_KINDS, Policy, Steps
 from alerts.rows import Alert
 from alerts.states import OPEN, TABLE, Condition, Handling, permit
@@ -50,13 +51,16 @@ def transition(
     outcome: str = "",
     note: str = "",
     detail: Mapping[str, Any] | None = None,
+    dossier: Dossier | None = None,
 ) -> Alert:
     """Do one action of states.TABLE to an alert: row, audit row, timers and dispatches in the caller's transaction.
 
-    ``expected_version`` is what the caller saw, None when it does not matter. Returns the alert as it is now.
+    ``expected_version`` is what the caller saw, None when it does not matter. ``dossier``: what the caller has read of
+    the alert in this transaction, and not yet written. Returns the alert as it is now.
     Raises NotFoundError, UsageError (not allowed, or wrong in itself) and ConflictError (naming the owner).
     """
-    before = rows.get(connection, alert_id)
+    dossier = dossier or load(connection, alert_id)
+    before = dossier.alert
     move = permit(action, actor, before.kind, before.severity)
     if expected_version is not None and expected_version != before.version:
         raise ConflictError(f"{_where(before)}; you saw version {expected_version}")
@@ -67,7 +71,7 @@ def transition(
         if newer is not None:
             raise ConflictError(f"{_where(newer)}: it is the same person's and newer; work on that one")
     if action in ("family_accept", "family_release"):
-        detail = _family_detail(connection, before, action, actor, detail)
+        detail = _family_detail(connection, dossier, action, actor, detail)
     request = Request(
         actor=actor, now_us=now_us, outcome=outcome, note=clean_text(note, "note", MAX_TEXT), detail=detail or {}
     )
@@ -76,22 +80,22 @@ def transition(
     after = before
     if move.versioned:
         after = msgspec.structs.replace(before, **changed, version=before.version + 1, updated_at_us=now_us)
-    _settle(connection, before, after, action, request, policy)
-    return rows.get(connection, alert_id)
+    _settle(connection, dossier, before, after, action, request, policy)
+    return dossier.alert
 
 
 def _family_detail(
-    connection: apsw.Connection, alert: Alert, action: str, actor: Actor, detail: Mapping[str, Any] | None
+    connection: apsw.Connection, dossier: Dossier, action: str, actor: Actor, detail: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Only the first of the family takes an alert, and only who has it (or the gateway) gives it back."""
-    rung = ladders.rungs(connection, alert.id).get("family")
+    alert, rung = dossier.alert, dossier.rungs.get("family")
     taken_by = "" if rung is None else rung.taken_by
     if action == "family_accept" and taken_by:
         raise ConflictError(f"{_where(alert)}: {taken_by} of the family has it already")
     if action == "family_release" and (not taken_by or actor.id not in (taken_by, "timer")):
         raise ConflictError(f"{_where(alert)}: {taken_by or 'nobody'} of the family has it")
-    snapshot = ladders.snapshot_of(connection, alert.id)
-    first = snapshot is not None and snapshot.policy.family_first
+    kept = snapshot(connection, dossier.policy_hash)
+    first = kept is not None and kept.policy.family_first
     return {**(detail or {}), "family_first": first}
 
 
@@ -106,106 +110,117 @@ def _refusal(alert: Alert, action: str) -> str:
 
 
 def _settle(
-    connection: apsw.Connection, before: Alert | None, after: Alert, action: str, request: Request, policy: Policy
+    connection: apsw.Connection,
+    dossier: Dossier,
+    before: Alert | None,
+    after: Alert,
+    action: str,
+    request: Request,
+    policy: Policy,
 ) -> None:
-    """Write a change and all that follows from it."""
+    """Write a change and all that follows from it; ``dossier`` has the alert as it is behind it."""
+    now_us = request.now_us
     masked = (
-        suppression.find(connection, after, request.now_us, policy)
+        suppression.find(connection, after, now_us, policy)
         if before is None
-        else suppression.still_masks(connection, after, action)
+        else suppression.still_masks(connection, dossier, after, action)
     )
     steps = masked or policy.next_steps(after, action, policy)
     evidence = _evidence(request.detail)
-    wants_order = _wants_order(connection, before, after, action, steps)
+    wants_order = _wants_order(dossier, before, action, steps)
     if wants_order:
         after = msgspec.structs.replace(after, order_number=after.order_number + 1)
     if before is None:
         rows.insert(connection, after)
-    elif after is not before and not rows.update(connection, after, before.version):
+    elif after is not before and not rows.update(connection, before, after):
         raise ConflictError(f"{_where(before)} was changed at the same time")
+    dossier.alert = after
     if wants_order:
-        order_requests.request(connection, after, steps.order, request.now_us, policy)
-        promises.begin(connection, after, steps.order, request.now_us, policy, action)
-        promises.ordered(connection, after, steps.order, request.now_us, policy)
+        dossier.order = order_requests.request(connection, after, steps.order, now_us, policy)
+        promises.begin(connection, after, dossier.timers, steps.order, now_us, policy, action)
+        promises.ordered(connection, after, dossier.timers, steps.order, now_us, policy)
     elif action in ("press", "reopen", "escalate") and after.order_number:
-        _try_order_again(connection, after, request.now_us)
+        _try_order_again(connection, dossier, now_us)
     if action == "reopen":
         outbox_rows.keep(connection, after.id)
     if action == "resolve":
-        withdrawn = outbox_rows.withdraw(connection, after.id, request.now_us, WITHDRAW_GRACE_US)
-        order_requests.finish_superseded(connection, withdrawn, request.now_us)
+        withdrawn = outbox_rows.withdraw(connection, after.id, now_us, WITHDRAW_GRACE_US)
+        order_requests.finish_superseded(connection, withdrawn, now_us)
         if withdrawn:
             evidence["superseded_dispatches"] = withdrawn
-    _follow_promise(connection, after, action, steps, request.now_us, policy)
-    _set_timers(connection, after.id, steps, request.now_us)
+            dossier.order_known = False
+    _follow_promise(connection, dossier, action, steps, now_us, policy)
+    _set_timers(dossier.timers, steps, now_us)
     if masked is not None:
-        evidence["suppressed"] = suppression.note(connection, after, masked, request.now_us)
+        evidence["suppressed"] = suppression.note(connection, after, masked, now_us)
     else:
-        evidence |= _climb(connection, before, after, action, request, policy)
+        evidence |= _climb(connection, dossier, before, action, request, policy)
+    dossier.write(connection)
     audit.append(
         connection,
-        at_us=request.now_us,
+        at_us=now_us,
         actor=request.actor,
         action=action,
         subject=f"alert/{after.id}",
         alert_id=after.id,
         version=after.version,
         before=None if before is None else _difference(before, after),
-        after=rows.view(connection, after),
+        after=dossier.view(connection),
         reason=request.note,
         evidence=evidence or None,
     )
 
 
 def _follow_promise(
-    connection: apsw.Connection, after: Alert, action: str, steps: Steps, now_us: int, policy: Policy
+    connection: apsw.Connection, dossier: Dossier, action: str, steps: Steps, now_us: int, policy: Policy
 ) -> None:
-    if after.handling not in OPEN:
-        promises.end(connection, after.id)
+    alert = dossier.alert
+    if alert.handling not in OPEN:
+        promises.end(dossier.timers)
     elif action == "reopen":
-        promises.resume(connection, after.id, now_us)
+        promises.resume(connection, alert.id, dossier.timers, now_us)
     elif "ticket" in steps.hasten:
-        promises.begin(connection, after, "maintenance", now_us, policy, action)
+        promises.begin(connection, alert, dossier.timers, "maintenance", now_us, policy, action)
 
 
-def _set_timers(connection: apsw.Connection, alert_id: str, steps: Steps, now_us: int) -> None:
+def _set_timers(timers: Timers, steps: Steps, now_us: int) -> None:
     for kind, delay_us in steps.arm.items():
-        timers.arm(connection, alert_id, kind, now_us + delay_us)
+        timers.arm(kind, now_us + delay_us)
     for kind, delay_us in steps.hasten.items():
-        timers.hasten(connection, alert_id, kind, now_us + delay_us)
-    timers.cancel(connection, alert_id, steps.cancel)
+        timers.hasten(kind, now_us + delay_us)
+    timers.cancel(steps.cancel)
 
 
 _MAY_ORDER: Final = ("press", "reopen", "severity_up", "escalate", "unmask", "open_ticket", "redispatch")
 
 
-def _wants_order(connection: apsw.Connection, before: Alert | None, after: Alert, action: str, steps: Steps) -> bool:
+def _wants_order(dossier: Dossier, before: Alert | None, action: str, steps: Steps) -> bool:
     """Whether this change asks the platform for an order: the alert needs one and has none under way."""
     if not steps.order or (before is not None and action not in _MAY_ORDER):
         return False
-    return order_requests.under_way(connection, after) is None
+    return dossier.order_under_way() is None
 
 
 def _climb(
-    connection: apsw.Connection, before: Alert | None, after: Alert, action: str, request: Request, policy: Policy
+    connection: apsw.Connection, dossier: Dossier, before: Alert | None, action: str, request: Request, policy: Policy
 ) -> dict[str, Any]:
     """The ladders' part of a change; returns what the audit row says of it."""
     begins = before is None or (
-        action in ("restore", "unmask", "reopen", "release") and after.handling is Handling.RAISED
+        action in ("restore", "unmask", "reopen", "release") and dossier.alert.handling is Handling.RAISED
     )
-    if begins and policy.reach is not None and not ladders.rungs(connection, after.id):
-        told = ladders.begin(connection, after, policy.reach, request.now_us)
+    if begins and policy.reach is not None and not dossier.rungs:
+        told = ladders.begin(connection, dossier, policy.reach, request.now_us)
         return {"told": told.targets} if told.targets else {}
     if before is not None:
-        ladders.follow(connection, before, after, action, request.actor.id, request.detail, request.now_us)
+        ladders.follow(connection, before, dossier, action, request.actor.id, request.detail, request.now_us)
     return {}
 
 
-def _try_order_again(connection: apsw.Connection, alert: Alert, now_us: int) -> None:
+def _try_order_again(connection: apsw.Connection, dossier: Dossier, now_us: int) -> None:
     """Somebody pressed again while the alert's order lies refused: try it once more, under its own key."""
-    order = order_requests.under_way(connection, alert)
-    if order is not None and order.order_id is None:
-        outbox_rows.revive(connection, order.idempotency_key, now_us)
+    order = dossier.order_under_way()
+    if order is not None and order.order_id is None and outbox_rows.revive(connection, order.idempotency_key, now_us):
+        dossier.order_known = False
 
 
 def _difference(before: Alert, after: Alert) -> dict[str, Any]:
@@ -247,18 +262,26 @@ def _evidence(detail: Mapping[str, Any]) -> dict[str, Any]:
 def apply_effects(connection: apsw.Connection, effects: Sequence[Effect], now_us: int, policy: Policy) -> Applied:
     """Turn effects into alerts, in order. An effect that was applied before, in whatever life, does nothing."""
     applied = Applied()
+    known = _known(connection, effects)
     for effect in effects:
-        if _is_known(connection, effect.effect_id):
+        if effect.effect_id in known:
             applied.known += 1
-        elif isinstance(effect, Raise):
+            continue
+        known.add(effect.effect_id)
+        if isinstance(effect, Raise):
             _apply_raise(connection, effect, now_us, policy, applied)
         else:
             _apply_clear(connection, effect, now_us, policy, applied)
     return applied
 
 
-def _is_known(connection: apsw.Connection, effect_id: str) -> bool:
-    return connection.execute("SELECT 1 FROM occurrence WHERE effect_id = ?", (effect_id,)).fetchone() is not None
+def _known(connection: apsw.Connection, effects: Sequence[Effect]) -> set[str]:
+    """The ids of those effects that were applied before."""
+    row: Any = connection.execute(
+        "SELECT json_group_array(effect_id) FROM occurrence WHERE effect_id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode([effect.effect_id for effect in effects]).decode(),),
+    ).fetchone()
+    return set(msgspec.json.decode(row[0]))
 
 
 def _apply_raise(connection: apsw.Connection, effect: Raise, now_us: int, policy: Policy, applied: Applied) -> None:
@@ -271,14 +294,12 @@ def _apply_raise(connection: apsw.Connection, effect: Raise, now_us: int, policy
         "position": _position(effect.position),
         "pressed": True,
     }
-    latest = rows.find_open(connection, subject, effect.kind, verified=effect.verified)
-    action = "press"
-    if latest is None:
-        latest = rows.find_latest(connection, subject, effect.kind, verified=effect.verified)
-        action = "reopen"
+    latest = rows.find_newest(connection, subject, effect.kind, verified=effect.verified)
+    action = "press" if latest is not None and latest.handling in OPEN else "reopen"
     if latest is None or not _takes(latest, now_us, policy):
         alert = _new_alert(effect, subject, now_us, policy, previous_id=None if latest is None else latest.id)
-        _settle(connection, None, alert, "raise", Request(actor=actor, now_us=now_us, detail=detail), policy)
+        request = Request(actor=actor, now_us=now_us, detail=detail)
+        _settle(connection, Dossier(alert), None, alert, "raise", request, policy)
         applied.raised.append(alert.id)
     else:
         alert = transition(

@@ -21,6 +21,7 @@ from alerts import attempts, ladders, rows
 from alerts.breaker import Breaker
 from alerts.channel import Dispatch, NotNeededError, Receipt
 from alerts.compose import Composer, Language, compose
+from alerts.dossier import load, snapshot
 from alerts.facts import role_of
 from alerts.lifecycle import transition
 from alerts.notice import Medium, Notice, Provider, Told, caller_of
@@ -225,13 +226,12 @@ class NotifyChannel:
 
     def _prepare(self, connection: apsw.Connection, dispatch: Dispatch) -> Prepared:
         """Raises NotNeededError when somebody has it, DeliveryRefusedError when there is nobody to tell."""
-        alert = rows.get(connection, dispatch.alert_id)
-        payload = dispatch.payload
-        rung = ladders.rungs(connection, alert.id).get(payload["ladder"])
-        snapshot = ladders.snapshot_of(connection, alert.id)
-        if alert.handling is not Handling.RAISED or rung is None or rung.state != "running" or snapshot is None:
+        dossier = load(connection, dispatch.alert_id)
+        alert, payload = dossier.alert, dispatch.payload
+        rung, policy = dossier.rungs.get(payload["ladder"]), snapshot(connection, dossier.policy_hash)
+        if alert.handling is not Handling.RAISED or rung is None or rung.state != "running" or policy is None:
             raise NotNeededError("somebody has it")
-        to, language, recipient = self._addressee(connection, alert, snapshot, str(payload["contact_id"]))
+        to, language, recipient = self._addressee(connection, alert, policy, str(payload["contact_id"]))
         if not to:
             raise DeliveryRefusedError("the contact is gone, or cannot be reached this way any more")
         begun = attempts.begun_with(connection, dispatch.idempotency_key)
@@ -239,7 +239,7 @@ class NotifyChannel:
         link = self._link(alert.id, str(payload["contact_id"]))
         device = self._source.device(connection, alert.device_id) if alert.device_id else None
         words = self._composer(
-            alert, person, language=language, recipient=recipient, link=link, timezone=snapshot.timezone,
+            alert, person, language=language, recipient=recipient, link=link, timezone=policy.timezone,
             medium=self._medium, role=role_of(str(payload["contact_id"]), self._medium), device=device,
         )  # fmt: skip
         notice = Notice(
@@ -259,7 +259,7 @@ class NotifyChannel:
             link=link,
             since_us=dispatch.created_at_us,
         )
-        return Prepared(notice, alert, snapshot, begun)
+        return Prepared(notice, alert, policy, begun)
 
     def _addressee(
         self, connection: apsw.Connection, alert: Alert, snapshot: Snapshot, contact_id: str

@@ -10,6 +10,7 @@ import apsw
 from msgspec import Struct
 
 from alerts import outbox_rows
+from alerts.dossier import Order
 from alerts.policy import Policy
 from alerts.rows import Alert, encode_json
 from gateway.errors import ConflictError, NotFoundError
@@ -94,32 +95,24 @@ def under_way(connection: apsw.Connection, alert: Alert) -> OrderRequest | None:
     return None if latest is None or latest.finished else latest
 
 
-def request(connection: apsw.Connection, alert: Alert, category: str, now_us: int, policy: Policy) -> OrderRequest:
+def request(connection: apsw.Connection, alert: Alert, category: str, now_us: int, policy: Policy) -> Order:
     """Write order number ``alert.order_number`` and its dispatch. The alert's row has that number already."""
     number = alert.order_number
     key = str(uuid.uuid5(_NAMESPACE, f"{alert.id}/{number}"))
     readings = encode_json(dict(policy.readings(alert.person_id, alert.device_id)))
     priority = int(alert.severity)
-    code = _free_code(connection, policy.draw)
-    row = OrderRequest(
-        alert.id,
-        number,
-        key,
-        category,
-        priority,
-        code,
-        None,
-        readings,
-        None,
-        "",
-        finished=False,
-        requested_at_us=now_us,
-    )
-    connection.execute(
-        f"INSERT INTO order_request ({_COLUMNS}, updated_at_us)"  # noqa: S608 - columns of ours
-        " VALUES (?, ?, ?, ?, ?, ?, NULL, ?, NULL, '', 0, ?, ?)",
-        (alert.id, number, key, category, priority, code, readings, now_us, now_us),
-    )
+    for _ in range(_DRAWS):
+        code = _draw_code(policy.draw)
+        connection.execute(
+            f"INSERT INTO order_request ({_COLUMNS}, updated_at_us)"  # noqa: S608 - columns of ours
+            " VALUES (?, ?, ?, ?, ?, ?, NULL, ?, NULL, '', 0, ?, ?)"
+            " ON CONFLICT (service_code) WHERE finished = 0 DO NOTHING",
+            (alert.id, number, key, category, priority, code, readings, now_us, now_us),
+        )
+        if connection.changes() == 1:
+            break
+    else:
+        raise ConflictError("no free service code was found: far too many orders are under way")
     outbox_rows.enqueue(
         connection,
         lane=LANE,
@@ -131,7 +124,7 @@ def request(connection: apsw.Connection, alert: Alert, category: str, now_us: in
         payload={"alert_id": alert.id, "number": number},
         now_us=now_us,
     )
-    return row
+    return Order(None, "", "pending", category, now_us, "", key, finished=0)
 
 
 def answered(connection: apsw.Connection, alert_id: str, number: int, order_id: str, status: str, now_us: int) -> None:
@@ -176,14 +169,7 @@ def check_digit(digits: str) -> str:
     return str(-total % 10)
 
 
-def _free_code(connection: apsw.Connection, draw: Callable[[int], int]) -> str:
-    """Seven drawn digits and their check digit, unlike the code of every other order that is under way."""
-    for _ in range(_DRAWS):
-        digits = f"{draw(10 ** (CODE_DIGITS - 1)):0{CODE_DIGITS - 1}d}"
-        code = digits + check_digit(digits)
-        taken = connection.execute(
-            "SELECT 1 FROM order_request WHERE service_code = ? AND finished = 0", (code,)
-        ).fetchone()
-        if taken is None:
-            return code
-    raise ConflictError("no free service code was found: far too many orders are under way")
+def _draw_code(draw: Callable[[int], int]) -> str:
+    """Seven drawn digits and their check digit. The table takes it once only while its order is under way."""
+    digits = f"{draw(10 ** (CODE_DIGITS - 1)):0{CODE_DIGITS - 1}d}"
+    return digits + check_digit(digits)

@@ -137,9 +137,10 @@ class Taking:
 
     def take(self, connection: apsw.Connection, now_us: int) -> None:
         """The last step of the transaction, in whatever thread that runs."""
-        self._taken = {
-            pump.name: outbox_rows.claim(connection, pump.name, places, now_us) for pump, places in self._reserved
-        }
+        if self._reserved:
+            self._taken = outbox_rows.claim_each(
+                connection, {pump.name: places for pump, places in self._reserved}, now_us
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import apsw
@@ -27,9 +27,11 @@ _EACH_PRIORITY: Final = "(SELECT column1 AS priority FROM (VALUES (1), (2), (3),
 _OF_PRIORITY: Final = (
     "FROM outbox WHERE destination = :destination AND priority = each.priority AND state IN ('pending', 'retry')"
 )
-_PRIORITIES_DUE: Final = (
-    f"SELECT json_group_array(priority) FROM {_EACH_PRIORITY} AS each"  # noqa: S608 - constants of ours
-    f" WHERE EXISTS (SELECT 1 {_OF_PRIORITY} AND next_at_us <= :now_us)"
+_DUE: Final = (
+    "SELECT json_group_array(json_array(destinations.value, each.priority))"  # noqa: S608 - constants of ours
+    f" FROM json_each(:destinations) AS destinations, {_EACH_PRIORITY} AS each"
+    " WHERE EXISTS (SELECT 1 FROM outbox WHERE destination = destinations.value AND priority = each.priority"
+    " AND state IN ('pending', 'retry') AND next_at_us <= :now_us)"
 )
 _NEXT_DUE: Final = (
     f"SELECT min((SELECT min(next_at_us) {_OF_PRIORITY} AND next_at_us > :after_us))"  # noqa: S608 - as above
@@ -41,6 +43,12 @@ _COLUMNS: Final = (
     " created_at_us, expires_at_us"
 )
 _NAMES: Final = tuple(_COLUMNS.split(", "))
+_ENQUEUE: Final = (
+    "INSERT INTO outbox (lane, destination, order_key, priority, idempotency_key, alert_id, payload, state,"
+    " attempt, uncertain, next_at_us, last_error, created_at_us, expires_at_us)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, '', ?, ?)"
+)
+_ENQUEUE_ONCE: Final = f"{_ENQUEUE} ON CONFLICT (idempotency_key) DO NOTHING"
 
 
 def enqueue(
@@ -55,18 +63,20 @@ def enqueue(
     payload: Mapping[str, Any],
     now_us: int,
     expires_at_us: int | None = None,
+    once: bool = False,
 ) -> int:
-    """Write one dispatch; due at once, given up after ``expires_at_us``. Returns its id."""
+    """Write one dispatch; due at once, given up after ``expires_at_us``. Returns its id.
+
+    ``once``: nothing is written where its key is known already; 0 says so.
+    """
     connection.execute(
-        "INSERT INTO outbox (lane, destination, order_key, priority, idempotency_key, alert_id, payload, state,"
-        " attempt, uncertain, next_at_us, last_error, created_at_us, expires_at_us)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, ?, '', ?, ?)",
+        _ENQUEUE_ONCE if once else _ENQUEUE,
         (
             lane, destination, order_key, priority, idempotency_key, alert_id,
             msgspec.json.encode(payload).decode(), now_us, now_us, expires_at_us,
         ),
     )  # fmt: skip
-    return int(connection.last_insert_rowid())
+    return int(connection.last_insert_rowid()) if connection.changes() == 1 else 0
 
 
 def recover(connection: apsw.Connection, now_us: int) -> int:
@@ -88,38 +98,42 @@ def claim(connection: apsw.Connection, destination: str, limit: int, now_us: int
     A dispatch waits for earlier ones of its destination, lane and order key, unless those have a lower priority (an
     emergency does not wait for anything less) or have already failed TRIES_THAT_HOLD_ORDER times.
     """
-    taken: list[Dispatch] = []
-    for priority in _priorities_due(connection, destination, now_us):
-        if len(taken) >= limit:
-            break
-        rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM outbox AS o"  # noqa: S608 - columns of ours
-            " WHERE destination = ? AND priority = ? AND next_at_us <= ? AND state IN ('pending', 'retry')"
-            " AND NOT EXISTS (SELECT 1 FROM outbox AS e WHERE e.destination = o.destination"
-            " AND e.lane = o.lane AND e.order_key = o.order_key"
-            " AND e.id < o.id AND e.priority <= o.priority AND e.state IN ('pending', 'sending', 'retry')"
-            " AND NOT (e.state = 'retry' AND e.attempt >= ?)) ORDER BY next_at_us, id LIMIT ?",
-            (destination, priority, now_us, TRIES_THAT_HOLD_ORDER, limit - len(taken)),
-        ).fetchall()
-        taken += [_dispatch(row) for row in rows]
-    if taken:
-        connection.executemany(
-            "UPDATE outbox SET state = 'sending', attempt = attempt + 1 WHERE id = ?", [(each.id,) for each in taken]
-        )
+    return claim_each(connection, {destination: limit}, now_us)[destination]
+
+
+def claim_each(connection: apsw.Connection, limits: Mapping[str, int], now_us: int) -> dict[str, list[Dispatch]]:
+    """``claim`` for each of these destinations: one statement more than there are priorities with something due."""
+    taken: dict[str, list[Dispatch]] = {destination: [] for destination in limits}
+    for destination, priority in _due(connection, limits, now_us):
+        room = limits[destination] - len(taken[destination])
+        if room > 0:
+            rows: list[Any] = connection.execute(_TAKE, (destination, priority, now_us, room)).fetchall()
+            rows.sort(key=lambda row: (row[-1], row[0]))
+            taken[destination] += [_dispatch(row[:-1]) for row in rows]
     return taken
 
 
-def _priorities_due(connection: apsw.Connection, destination: str, now_us: int) -> list[int]:
-    """Of which priorities something is due, the highest first: one statement, since mostly it is one or none."""
-    row = connection.execute(_PRIORITIES_DUE, {"destination": destination, "now_us": now_us}).fetchone()
-    assert row is not None
-    return sorted(msgspec.json.decode(row[0]))
+_TAKE: Final = (
+    "UPDATE outbox SET state = 'sending', attempt = attempt + 1 WHERE id IN (SELECT id FROM outbox AS o"  # noqa: S608 - ours
+    " WHERE destination = ? AND priority = ? AND next_at_us <= ? AND state IN ('pending', 'retry')"
+    " AND NOT EXISTS (SELECT 1 FROM outbox AS e WHERE e.destination = o.destination"
+    " AND e.lane = o.lane AND e.order_key = o.order_key"
+    " AND e.id < o.id AND e.priority <= o.priority AND e.state IN ('pending', 'sending', 'retry')"
+    f" AND NOT (e.state = 'retry' AND e.attempt >= {TRIES_THAT_HOLD_ORDER})) ORDER BY next_at_us, id LIMIT ?)"
+    f" RETURNING {_COLUMNS}, next_at_us"
+)
+
+
+def _due(connection: apsw.Connection, destinations: Iterable[str], now_us: int) -> list[tuple[str, int]]:
+    """Of which destinations and priorities something is due, the highest priority of each destination first."""
+    asked = {"destinations": msgspec.json.encode(list(destinations)).decode(), "now_us": now_us}
+    row: Any = connection.execute(_DUE, asked).fetchone()
+    return sorted(msgspec.json.decode(row[0], type=list[tuple[str, int]]))
 
 
 def _dispatch(row: tuple[Any, ...]) -> Dispatch:
     values = dict(zip(_NAMES, row, strict=True))
     values["payload"] = msgspec.json.decode(values["payload"])
-    values["attempt"] += 1
     values["uncertain"] = bool(values["uncertain"])
     return Dispatch(**values)
 
@@ -177,11 +191,6 @@ def keep(connection: apsw.Connection, alert_id: str) -> None:
         " AND lane <> 'notify'",
         (alert_id,),
     )
-
-
-def is_known(connection: apsw.Connection, idempotency_key: str) -> bool:
-    row = connection.execute("SELECT 1 FROM outbox WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
-    return row is not None
 
 
 def supersede(connection: apsw.Connection, alert_id: str, lane: str, ladder: str, now_us: int) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import apsw
-from msgspec import Struct
+from msgspec import Struct, field
 
 from alerts.notice import Medium
-from alerts.policy_files import PolicyBook
+from alerts.policy_files import PolicyBook, fingerprint
+from alerts.policy_schema import Snapshot
 from gateway.clock import from_us
 
 MEDIA: Final[tuple[Medium, ...]] = ("voice", "sms", "push", "chat", "email", "webhook")
@@ -40,12 +41,34 @@ class NoticeSource(Protocol):
         ...
 
 
+class Chosen(Struct, frozen=True):
+    """What an alert keeps of the policies, as JSON too, and the SHA-256 of that."""
+
+    snapshot: Snapshot
+    body: str
+    digest: str
+
+
+CHOICES_KEPT: Final = 256
+
+
 class Reach(Struct, frozen=True, kw_only=True):
     """What the ladders need: the policies, the registry, and for each medium its providers in order (ready ones)."""
 
     book: PolicyBook
     source: NoticeSource
     providers: Callable[[Medium], tuple[str, ...]]
+    _chosen: dict[tuple[str, str, str], Chosen] = field(default_factory=dict)
+
+    def choose(self, kind: str, district: str, community: str) -> Chosen:
+        """What an alert of this kind in this place keeps of the book."""
+        found = self._chosen.get((kind, district, community))
+        if found is None:
+            snapshot = self.book.snapshot(kind, district, community)
+            if len(self._chosen) >= CHOICES_KEPT:
+                self._chosen.clear()
+            found = self._chosen[kind, district, community] = Chosen(snapshot, *fingerprint(snapshot))
+        return found
 
     def media(self) -> frozenset[Medium]:
         """By which media somebody can be reached now."""

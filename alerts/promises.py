@@ -11,9 +11,10 @@ from typing import Final
 import apsw
 from msgspec import Struct
 
-from alerts import timers
+from alerts.dossier import Timers
 from alerts.policy import Policy
 from alerts.rows import Alert
+from alerts.timers import cancel
 
 TIMERS: Final = ("order_accept", "order_due", "order_remind", "order_repeat", "order_recheck", "ticket")
 
@@ -40,12 +41,14 @@ def get(connection: apsw.Connection, alert_id: str) -> Made | None:
     return None if row is None else Made(*row)
 
 
-def begin(connection: apsw.Connection, alert: Alert, category: str, now_us: int, policy: Policy, action: str) -> None:
+def begin(
+    connection: apsw.Connection, alert: Alert, timers: Timers, category: str, now_us: int, policy: Policy, action: str
+) -> None:
     """Somebody asked for this: promise it, unless an earlier promise of the alert is still to be kept.
 
     A second dispatch (``action`` redispatch) and another order behind one that has ended are promises of their own.
     """
-    made = get(connection, alert.id)
+    made = None if action == "raise" else get(connection, alert.id)
     if made is not None and made.kept_at_us is None and action != "redispatch" and made.category == category:
         return
     promise = policy.promises[category]
@@ -56,20 +59,22 @@ def begin(connection: apsw.Connection, alert: Alert, category: str, now_us: int,
         " due_at_us = excluded.due_at_us, kept_at_us = NULL, overdue_at_us = NULL",
         (alert.id, category, reported_us, reported_us + promise.due_us),
     )
-    timers.arm(connection, alert.id, "order_due", max(now_us, reported_us + promise.due_us))
+    timers.arm("order_due", max(now_us, reported_us + promise.due_us))
     if promise.reminders_us:
-        timers.arm(connection, alert.id, "order_remind", max(now_us, reported_us + promise.reminders_us[0]))
+        timers.arm("order_remind", max(now_us, reported_us + promise.reminders_us[0]))
 
 
-def ordered(connection: apsw.Connection, alert: Alert, category: str, now_us: int, policy: Policy) -> None:
+def ordered(
+    connection: apsw.Connection, alert: Alert, timers: Timers, category: str, now_us: int, policy: Policy
+) -> None:
     """An order was asked of the platform: it is to be accepted in time. Too many of one kind are looked into."""
-    timers.arm(connection, alert.id, "order_accept", now_us + policy.promises[category].accept_us)
+    timers.arm("order_accept", now_us + policy.promises[category].accept_us)
     (count,) = connection.execute(
         "SELECT count(*) FROM alert WHERE subject = ? AND kind = ? AND order_number > 0 AND raised_at_us > ?",
         (alert.subject, alert.kind, now_us - policy.repeat_window_us),
     ).fetchone() or (0,)
     if count >= policy.repeat_count and alert.order_number == 1:
-        timers.arm(connection, alert.id, "order_repeat", now_us)
+        timers.arm("order_repeat", now_us)
 
 
 def keep(connection: apsw.Connection, alert_id: str, now_us: int) -> bool:
@@ -78,7 +83,7 @@ def keep(connection: apsw.Connection, alert_id: str, now_us: int) -> bool:
         "UPDATE order_promise SET kept_at_us = ? WHERE alert_id = ? AND kept_at_us IS NULL", (now_us, alert_id)
     )
     kept = connection.changes() == 1
-    timers.cancel(connection, alert_id, ("order_accept", "order_due", "order_remind"))
+    cancel(connection, alert_id, ("order_accept", "order_due", "order_remind"))
     return kept
 
 
@@ -88,13 +93,13 @@ def note_overdue(connection: apsw.Connection, alert_id: str, now_us: int) -> Non
     )
 
 
-def end(connection: apsw.Connection, alert_id: str) -> None:
+def end(timers: Timers) -> None:
     """The alert has ended: nobody waits for its order any more."""
-    timers.cancel(connection, alert_id, TIMERS)
+    timers.cancel(TIMERS)
 
 
-def resume(connection: apsw.Connection, alert_id: str, now_us: int) -> None:
+def resume(connection: apsw.Connection, alert_id: str, timers: Timers, now_us: int) -> None:
     """The alert is open again: what was promised and not kept is due again."""
     made = get(connection, alert_id)
     if made is not None and made.kept_at_us is None:
-        timers.arm(connection, alert_id, "order_due", max(now_us, made.due_at_us))
+        timers.arm("order_due", max(now_us, made.due_at_us))

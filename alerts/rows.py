@@ -54,8 +54,13 @@ _MUTABLE: Final = (
     "resolved_at_us", "position", "order_number",
 )  # fmt: skip
 _INSERT: Final = f"INSERT INTO alert ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"  # noqa: S608 - ours
-_UPDATE: Final = f"UPDATE alert SET {', '.join(f'{name} = ?' for name in _MUTABLE)} WHERE id = ? AND version = ?"  # noqa: S608 - ours
 OPEN_SQL: Final = "alert.handling IN ('raised', 'accepted', 'in_progress')"
+
+_ALIKE: Final = "SELECT id FROM alert WHERE subject = :subject AND kind = :kind AND verified = :verified"
+_NEWEST: Final = (
+    f"SELECT {COLUMNS} FROM alert WHERE id = coalesce(({_ALIKE} AND {OPEN_SQL}),"  # noqa: S608 - columns of ours
+    f" ({_ALIKE} ORDER BY raised_at_us DESC, id DESC LIMIT 1))"
+)
 
 
 def alert_id(site: str, effect: Raise) -> str:
@@ -102,9 +107,14 @@ def insert(connection: apsw.Connection, alert: Alert) -> None:
     connection.execute(_INSERT, [_column(alert, name) for name in _FIELDS])
 
 
-def update(connection: apsw.Connection, alert: Alert, read_version: int) -> bool:
-    """Write what can change. False when the row no longer has the version that was read."""
-    connection.execute(_UPDATE, [*(_column(alert, name) for name in _MUTABLE), alert.id, read_version])
+def update(connection: apsw.Connection, before: Alert, after: Alert) -> bool:
+    """Write what changed; an index costs only where it did. False when the row is not as it was read."""
+    changed = [name for name in _MUTABLE if getattr(before, name) != getattr(after, name)]
+    sets = ", ".join(f"{name} = ?" for name in changed)
+    connection.execute(
+        f"UPDATE alert SET {sets} WHERE id = ? AND version = ?",  # noqa: S608 - columns of ours
+        [*(_column(after, name) for name in changed), after.id, before.version],
+    )
     return connection.changes() == 1
 
 
@@ -137,13 +147,9 @@ def find_open(connection: apsw.Connection, subject: str, kind: str, *, verified:
     return None if row is None else alert_of(row)
 
 
-def find_latest(connection: apsw.Connection, subject: str, kind: str, *, verified: bool) -> Alert | None:
-    """The newest alert of this subject and kind, open or not."""
-    row = connection.execute(
-        f"SELECT {COLUMNS} FROM alert WHERE subject = ? AND kind = ? AND verified = ?"  # noqa: S608 - ours
-        " ORDER BY raised_at_us DESC, id DESC LIMIT 1",
-        (subject, kind, int(verified)),
-    ).fetchone()
+def find_newest(connection: apsw.Connection, subject: str, kind: str, *, verified: bool) -> Alert | None:
+    """The one open alert of this subject and kind, else the newest of those that ended."""
+    row = connection.execute(_NEWEST, {"subject": subject, "kind": kind, "verified": int(verified)}).fetchone()
     return None if row is None else alert_of(row)
 
 
@@ -155,9 +161,13 @@ def open_alerts_of_device(connection: apsw.Connection, device_id: str) -> list[A
     return [alert_of(row) for row in rows]
 
 
+ORDER_COLUMNS: Final = (
+    "r.order_id, r.status, coalesce(o.state, iif(r.order_id IS NULL, 'superseded', 'done')), r.category,"
+    " r.requested_at_us, coalesce(o.last_error, '')"
+)
+"""Of ``order_request r`` and its dispatch ``outbox o``, for ``shown``."""
 _ORDER_SQL: Final = (
-    "SELECT r.order_id, r.status, coalesce(o.state, iif(r.order_id IS NULL, 'superseded', 'done')), r.category,"
-    " r.requested_at_us, coalesce(o.last_error, '') FROM order_request r"
+    f"SELECT {ORDER_COLUMNS} FROM order_request r"  # noqa: S608 - columns of ours
     " LEFT JOIN outbox o ON o.idempotency_key = r.idempotency_key WHERE r.alert_id = ? AND r.number = ?"
 )
 
@@ -167,11 +177,12 @@ def view(connection: apsw.Connection, alert: Alert) -> dict[str, Any]:
     row = None
     if alert.order_number:
         row = connection.execute(_ORDER_SQL, (alert.id, alert.order_number)).fetchone()
-    return _view(alert, row)
+    return shown(alert, row)
 
 
-def _view(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def shown(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
+    """``view``, where the ORDER_COLUMNS of the newest order request are known; None for no order."""
+    told: dict[str, Any] = {
         "id": alert.id,
         "version": alert.version,
         "kind": alert.kind,
@@ -197,7 +208,7 @@ def _view(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
     }
     if order is not None:
         order_id, status, state, category, requested_at_us, error = order
-        shown["order"] = {
+        told["order"] = {
             "order_id": order_id,
             "status": status or None,
             "state": state,
@@ -206,7 +217,7 @@ def _view(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
             "requested_at": iso(requested_at_us),
             "error": error or None,
         }
-    return shown
+    return told
 
 
 def list_alerts(

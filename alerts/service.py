@@ -23,6 +23,8 @@ from gateway.model import Actor, Effect
 from gateway.ports import Store
 
 POLL_S: Final = 0.25
+PACE_S: Final = 0.02
+"""The shortest time from one look at timers to the next: what becomes due within it is fired in one transaction."""
 AUDIT_S: Final = 30.0
 SLICE: Final = 8
 """Effects or timers of one transaction: other commits wait for these, about 10 ms each when the loop is busy."""
@@ -86,6 +88,7 @@ class AlertService:
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._due_us: int | None = None
         self._anchor_us = 0
         self._anchor_s = 0.0
         self._depths: set[tuple[str, str]] = set()
@@ -170,25 +173,37 @@ class AlertService:
 
     async def _fire_timers(self) -> None:
         while True:
-            await asyncio.sleep(POLL_S)
             await self._guarded(self._fire)
+            await asyncio.sleep(self._wait_s())
+
+    def _wait_s(self) -> float:
+        """Until the next timer is due; another may be armed meanwhile, so never longer than the poll."""
+        if self._due_us is None:
+            return POLL_S
+        return min(max((self._due_us - self._clock.now_us()) / US_PER_S, PACE_S), POLL_S)
 
     async def _fire(self) -> None:
+        """Fire what is due, and note when the next will be."""
         await self._watch_clock()
-        now_us = self._clock.now_us()
-        if not await self._store.read(lambda c: timers.is_due(c, now_us)):
-            return
-        limit = SLICE
-        while await self._fire_some(now_us, limit) == limit:
+        due_us, self._due_us = self._due_us, None  # not known where the store fails
+        if due_us is None or due_us > self._clock.now_us():
+            due_us = await self._store.read(timers.next_due_us)
+        limit, full = SLICE, True
+        while full and due_us is not None and due_us <= self._clock.now_us():
+            fired, due_us = await self._fire_some(limit)
+            full = fired == limit
             limit = min(2 * limit, MOST)
+        self._due_us = due_us
 
-    async def _fire_some(self, now_us: int, limit: int) -> int:
+    async def _fire_some(self, limit: int) -> tuple[int, int | None]:
+        """How many were fired, and when the next timer is due."""
+        now_us = self._clock.now_us()
         with self._outbox.taking() as taking:
 
-            def fire(connection: apsw.Connection) -> int:
+            def fire(connection: apsw.Connection) -> tuple[int, int | None]:
                 fired = due.fire_due(connection, now_us, self._policy, limit)
                 taking.take(connection, now_us)
-                return fired
+                return fired, timers.next_due_us(connection)
 
             return await self._store.write(fire)
 

@@ -124,12 +124,20 @@ def note_on(
     )  # fmt: skip
 
 
+_IS_SUPERVISED: Final = (
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM order_record WHERE alert_id = ? AND kind = 'supervision'"  # noqa: S608 - ours
+    f" AND ended_at_us IS NULL) OR EXISTS (SELECT 1 FROM alert WHERE subject = ? AND kind = ? AND {rows.OPEN_SQL})"
+)
+
+
 def settle(
     connection: apsw.Connection, alert: Alert, now_us: int, policy: Policy, reasons: Sequence[str] = REASONS
 ) -> None:
     """What was supervised for these reasons is as it should be. When nothing else is left, the supervisor's alert is
     cleared; a person ends it.
     """
+    if not connection.execute(_IS_SUPERVISED, (alert.id, f"alert/{alert.id}", SUPERVISION_KIND)).fetchone():
+        return
     connection.executemany(
         "UPDATE order_record SET ended_at_us = ? WHERE alert_id = ? AND kind = 'supervision' AND ended_at_us IS NULL"
         " AND reason = ?",

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import apsw
 
 from alerts import rows
+from alerts.dossier import Dossier
 from alerts.policy import HOUR_US, MINUTE_US, Policy, Steps
 from alerts.rows import Alert
 from alerts.states import Handling, is_emergency
@@ -133,19 +134,18 @@ def _masked(kind: str, cause: str, until_us: int, now_us: int) -> Masked:
     return Masked(arm={"unmask": until_us - now_us}, cancel=_CANCEL, kind=kind, cause=cause, until_us=until_us)
 
 
-def still_masks(connection: apsw.Connection, alert: Alert, action: str) -> Masked | None:
+def still_masks(connection: apsw.Connection, dossier: Dossier, after: Alert, action: str) -> Masked | None:
     """Whether a changed alert stays suppressed. A person who acts lifts it, and so does becoming an emergency."""
-    row = connection.execute(
-        "SELECT kind, cause, until_us FROM suppressed_alert WHERE alert_id = ?", (alert.id,)
-    ).fetchone()
-    if row is None:
+    masking = dossier.masking
+    if masking is None:
         return None
-    emergency = row[0] != "test" and is_emergency(alert.kind, alert.severity)
-    if action in _LIFTED_BY or emergency or alert.handling is not Handling.RAISED:
-        connection.execute("DELETE FROM suppressed_alert WHERE alert_id = ?", (alert.id,))
-        connection.execute("DELETE FROM timer WHERE alert_id = ? AND kind = 'unmask'", (alert.id,))
+    emergency = masking.kind != "test" and is_emergency(after.kind, after.severity)
+    if action in _LIFTED_BY or emergency or after.handling is not Handling.RAISED:
+        connection.execute("DELETE FROM suppressed_alert WHERE alert_id = ?", (after.id,))
+        dossier.masking = None
+        dossier.timers.cancel(("unmask",))
         return None
-    return Masked(cancel=_CANCEL, kind=row[0], cause=row[1], until_us=row[2])
+    return Masked(cancel=_CANCEL, kind=masking.kind, cause=masking.cause, until_us=masking.until_us)
 
 
 def note(connection: apsw.Connection, alert: Alert, masked: Masked, now_us: int) -> str:

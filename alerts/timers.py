@@ -1,4 +1,7 @@
-"""The table ``timer``: what is due for an alert. Times are UTC microseconds; an alert has one timer of a kind."""
+"""The table ``timer``: what is due for an alert. Times are UTC microseconds; an alert has one timer of a kind.
+
+Beside a transition (alerts.lifecycle), which changes the timers of its dossier.
+"""
 
 from __future__ import annotations
 
@@ -44,22 +47,25 @@ def find(connection: apsw.Connection, alert_id: str, kind: str) -> int | None:
 
 
 def cancel(connection: apsw.Connection, alert_id: str, kinds: Iterable[str]) -> None:
-    for kind in kinds:
-        connection.execute("DELETE FROM timer WHERE alert_id = ? AND kind = ?", (alert_id, kind))
+    asked = (alert_id, *kinds)
+    marks = ", ".join("?" * (len(asked) - 1))
+    connection.execute(f"DELETE FROM timer WHERE alert_id = ? AND kind IN ({marks})", asked)  # noqa: S608 - marks alone
 
 
-def is_due(connection: apsw.Connection, now_us: int) -> bool:
-    return connection.execute("SELECT 1 FROM timer WHERE due_at_us <= ? LIMIT 1", (now_us,)).fetchone() is not None
+def next_due_us(connection: apsw.Connection) -> int | None:
+    """When the next timer is due, None when there is none."""
+    row = connection.execute("SELECT min(due_at_us) FROM timer").fetchone()
+    return None if row is None else row[0]
 
 
 def take_due(connection: apsw.Connection, now_us: int, limit: int) -> list[Timer]:
     """Remove and return what is due, earliest first. Firing happens in the same transaction, so each fires once."""
     rows: list[Any] = connection.execute(
-        "SELECT id, alert_id, kind, due_at_us, epoch FROM timer WHERE due_at_us <= ? ORDER BY due_at_us, id LIMIT ?",
+        "DELETE FROM timer WHERE id IN (SELECT id FROM timer WHERE due_at_us <= ? ORDER BY due_at_us, id LIMIT ?)"
+        " RETURNING id, alert_id, kind, due_at_us, epoch",
         (now_us, limit),
     ).fetchall()
-    connection.executemany("DELETE FROM timer WHERE id = ?", [(row[0],) for row in rows])
-    return [Timer(*row) for row in rows]
+    return sorted((Timer(*row) for row in rows), key=lambda timer: (timer.due_at_us, timer.id))
 
 
 def has_any(connection: apsw.Connection, alert_id: str) -> bool:

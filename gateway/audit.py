@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any, Final
 
 import apsw
@@ -20,13 +21,18 @@ GENESIS: Final = bytes(32)
 
 def next_seq(connection: apsw.Connection) -> int:
     """The number after the newest record and audit row. Only valid inside a write transaction."""
-    row = connection.execute(
+    return _next(connection)[0]
+
+
+def _next(connection: apsw.Connection) -> tuple[int, bytes]:
+    """``next_seq``, and the hash of the newest audit row."""
+    row: Any = connection.execute(
         "SELECT max(coalesce((SELECT last_seq FROM batch ORDER BY first_seq DESC LIMIT 1), 0),"
         " coalesce((SELECT max(seq) FROM audit), 0),"
-        " coalesce((SELECT value FROM meta WHERE key = 'sequence_floor'), 0)) + 1"
+        " coalesce((SELECT value FROM meta WHERE key = 'sequence_floor'), 0)) + 1,"
+        " (SELECT hash FROM audit ORDER BY seq DESC LIMIT 1)"
     ).fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(row[0]), GENESIS if row[1] is None else bytes(row[1])
 
 
 def append(
@@ -49,9 +55,7 @@ def append(
     ``before`` and ``after`` hold ids, states and settings. Of personal data they hold only that a field changed.
     ``after`` may be what ``canonical`` made of it before, where the transaction has no time for that.
     """
-    seq = next_seq(connection)
-    last = connection.execute("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
-    previous = GENESIS if last is None else bytes(last[0])
+    seq, previous = _next(connection)
     row: dict[str, Any] = {
         "seq": seq,
         "at_us": at_us,
@@ -87,13 +91,21 @@ def _is_plain(value: Any) -> bool:
     ``msgspec.Raw`` stands for what is canonical already.
     """
     kind = type(value)
-    if kind is str or value is None or kind is bool or kind is msgspec.Raw:
+    if kind in _PLAIN:
         return True
     if kind is int:
         return bool(-(1 << 53) < value < 1 << 53)
     if kind is dict:
-        return all(type(key) is str and key.isascii() for key in value) and all(map(_is_plain, value.values()))
-    return kind is list and all(map(_is_plain, value))
+        if not (_TEXT.issuperset(map(type, value)) and "".join(value).isascii()):
+            return False
+        value = value.values()
+    elif kind is not list:
+        return False
+    return all(_is_plain(each) for each in value if type(each) not in _PLAIN)
+
+
+_TEXT: Final = frozenset({str})
+_PLAIN: Final = frozenset({str, NoneType, bool, msgspec.Raw})
 
 
 def verify(connection: apsw.Connection) -> Iterator[str]:
