@@ -105,19 +105,22 @@ class Gateway:
             databases = core.create_task(self._databases(parts), name="databases")
             doors = core.create_task(self._doors(parts), name="doors")
             api = core.create_task(self._serve_api(parts), name="api")
+            faces = core.create_task(self._show_faces(parts), name="faces")
             await self._announce(parts, first_key, first_password)
             await self._stop.wait()
             self._notifier.stopping()
             log.info("draining")
+            if parts.faces is not None:
+                parts.faces.close()
             if parts.api is not None:
                 parts.api.close()
             doors.cancel()
-            await asyncio.wait([doors, api], timeout=DRAIN_S)
+            await asyncio.wait([doors, api, faces], timeout=DRAIN_S)
             if self._broken is None:
                 await self._settle(parts)
             databases.cancel()
             await asyncio.wait([databases])
-            for task in (*inner, api):
+            for task in (*inner, api, faces):
                 task.cancel()
         for provider in parts.escalation.providers:
             await provider.close()
@@ -156,7 +159,7 @@ class Gateway:
 
     async def _first_user(self, parts: Parts) -> str | None:
         """The password of a first administrator, where there are pages and nobody can sign in to them."""
-        if parts.board is None or await parts.writer.read(has_users):
+        if parts.faces is None or await parts.writer.read(has_users):
             return None
         password = new_password()
         encoded = await asyncio.to_thread(hash_password, password)
@@ -186,8 +189,6 @@ class Gateway:
 
     async def _doors(self, parts: Parts) -> None:
         async with asyncio.TaskGroup() as group:
-            if parts.board is not None:
-                group.create_task(keep_running("board", parts.board.run))
             group.create_task(parts.terminals.run())
             group.create_task(parts.mobile.run())
             if parts.ble is not None:
@@ -206,6 +207,10 @@ class Gateway:
     async def _serve_api(self, parts: Parts) -> None:
         if parts.api is not None:
             await parts.api.run()
+
+    async def _show_faces(self, parts: Parts) -> None:
+        if parts.faces is not None:
+            await parts.faces.run()
 
     async def _databases(self, parts: Parts) -> None:
         try:

@@ -27,11 +27,10 @@ from alerts.service import AlertService
 from alerts.wording import Wording
 from device_profiles.loader import Profiles, load_profiles
 from gateway import mqtt, outdoors
-from gateway.access.door import Door
-from gateway.access.sessions import Limits as SessionLimits
-from gateway.access.tokens import TokenVerifier
+from gateway.access.door import WrittenAttendance
 from gateway.address import host_and_port
 from gateway.api.app import build_app
+from gateway.api.passing import PassingProtocol
 from gateway.api.server import ApiServer
 from gateway.api.services import Services
 from gateway.brokers import Brokers
@@ -44,12 +43,11 @@ from gateway.config import Settings, read_secret
 from gateway.console.app import build_console
 from gateway.console.board import Board
 from gateway.console.family_link import FamilyLinks
-from gateway.console.frame import Frame as PageFrame
-from gateway.console.frame import Look
-from gateway.console.outline import read_outline
 from gateway.cti import CtiReceiver
 from gateway.downlink import ProfileCommands
 from gateway.errors import StorageBrokenError
+from gateway.faces.compose import errands_of, page_frame, token_verifier
+from gateway.faces.process import Faces
 from gateway.feeding import Feeding
 from gateway.health import Health, HostLoad, LoopLag
 from gateway.housekeeping import Housekeeping
@@ -279,15 +277,17 @@ class Parts:
         settings = self.settings
         dsn = settings.history.dsn
         self.postgres = EmbeddedPostgres(settings.data_dir) if dsn == "embedded" else None
-        read_dsn: Callable[[], str | None] = self.postgres.dsn if self.postgres is not None else lambda: dsn or None
+        self.read_dsn: Callable[[], str | None] = (
+            self.postgres.dsn if self.postgres is not None else lambda: dsn or None
+        )
         self.history = (
             HistoryProcess(
-                settings.data_dir / FILE_NAME, read_dsn, settings.site, retention_days=settings.history.keep_days
+                settings.data_dir / FILE_NAME, self.read_dsn, settings.site, retention_days=settings.history.keep_days
             )
             if dsn
             else None
         )
-        self.queries = PostgresHistory(read_dsn)
+        self.queries = PostgresHistory(self.read_dsn)
 
     def _build_mqtt(self, tls: ssl.SSLContext | None) -> None:
         self.mqtt = mqtt.endpoints(
@@ -383,60 +383,53 @@ class Parts:
             care=CareDesk(self.writer, clock, self.escalation.policy, wake=self.outbox.wake),
             live=self.states,
             conferences=self._conferences(),
-            limits=lambda person_id: self.engine.limits(person_id, clock.now_us()),
-            tokens=self._tokens(),
+            limits=self._limits,
+            tokens=token_verifier(settings.access, clock),
             credentials=self.registry,
             emqx_secret=(
                 read_secret(settings.emqx.secret_file, "emqx.secret_file") if settings.emqx.secret_file else ""
             ),
             versions={name: metadata.version(name) for name in ("carebell", "apsw", "msgspec", "psycopg", "uvloop")},
         )
-        self._build_console()
         self.api: ApiServer | None = None
-        if settings.http.listen:
-            host, port = host_and_port(settings.http.listen)
-            self.api = ApiServer(build_app(self.services), host=host, port=port, on_drain=self.services.closing.set)
-
-    def _tokens(self) -> TokenVerifier | None:
-        access = self.settings.access
-        if not access.issuer:
-            return None
-        return TokenVerifier(
-            issuer=access.issuer,
-            audience=access.audience,
-            keys_file=access.jwks_file,
-            keys_url=access.jwks_url,
-            role_claim=access.role_claim,
-            clock=self.clock,
-        )
-
-    def _build_console(self) -> None:
-        """The pages; ``board`` is None without them."""
-        settings, access = self.settings.console, self.settings.access
-        self.board: Board | None = None
-        if not settings.enabled or not self.settings.http.listen:
+        self.faces: Faces | None = None
+        if not settings.http.listen:
             return
-        limits = SessionLimits(
-            idle_us=round(access.idle_minutes * 60e6),
-            watch_us=round(access.watch_hours * 3600e6),
-            absolute_us=round(access.session_hours * 3600e6),
+        if settings.console.enabled:
+            self.faces = self._build_console()
+        host, port = host_and_port(settings.http.listen)
+        passing: dict[str, Any] = {} if self.faces is None else {"protocol": PassingProtocol, "switch": self.faces}
+        app, closing = build_app(self.services), self.services.closing
+        self.api = ApiServer(app, host=host, port=port, on_drain=closing.set, **passing)
+
+    async def _limits(self, person_id: str) -> list[dict[str, Any]]:
+        return self.engine.limits(person_id, self.clock.now_us())
+
+    def _build_console(self) -> Faces:
+        """The pages: those which write are served here, the others by a process of their own, which is returned."""
+        settings, access, services = self.settings.console, self.settings.access, self.services
+        attendance = WrittenAttendance(self.writer, self.clock)
+        conferences = services.conferences is not None
+        board = Board(self.writer, self.clock)  # followed there
+        frame = page_frame(services, board, settings, access, conferences=conferences, attendance=attendance)
+        faces = Faces(
+            self.writer.path,
+            self.settings.site,
+            settings,
+            access,
+            log_format=self.settings.log_format,
+            conferences=conferences,
+            errands=errands_of(services, attendance),
+            dsn=self.read_dsn,
+            adopt=self._adopt,
         )
-        self.board = Board(self.writer, self.clock)
-        look = Look(
-            public_url=settings.public_url,
-            tile_url=settings.tile_url,
-            tile_datum=settings.tile_datum if settings.tile_url else "wgs84",
-            tile_attribution=settings.tile_attribution,
-            outline=read_outline(settings.outline_file, settings.tile_datum if settings.tile_url else "wgs84"),
-            hotline=settings.hotline,
-        )
-        door = Door(self.writer, self.clock, limits, second_factor=access.second_factor)
-        frame = PageFrame(services=self.services, door=door, board=self.board, look=look)
+        self.health.add(faces)
         self.services = dataclasses.replace(
-            self.services,
+            services,
             console=build_console(frame),
+            elsewhere=faces.is_elsewhere,
             outdoors=outdoors.pages(
-                self.services,
+                services,
                 settings,
                 self.family,
                 self.recent,
@@ -446,6 +439,11 @@ class Parts:
                 wake=self.outbox.wake,
             ),
         )
+        return faces
+
+    async def _adopt(self, descriptor: int, begun: bytes) -> None:
+        assert self.api is not None  # it is the listener of what comes back
+        await self.api.adopt(descriptor, begun)
 
     def _build_commands(self) -> None:
         """The road down. A transport of terminals joins it with ``commands.attach(name, downlink)``."""

@@ -79,8 +79,18 @@ def export(parts: Parts) -> None:
     metrics.counter("carebell_telephones_total", "Calls and messages of people.", lambda: calls.counts, "what")
     if cti is not None:
         metrics.counter("carebell_cti_total", "How requests of telephone systems ended.", lambda: cti.counts, "end")
+    _export_http(parts)
+
+
+def _export_http(parts: Parts) -> None:
+    metrics, faces = parts.metrics, parts.faces
     if parts.api is not None:
         metrics.gauge("carebell_http", "Connections of the API and refusals.", parts.api.counters, "what")
+    if faces is not None:
+        metrics.gauge("carebell_event_streams", "Event streams that are open.",
+                      lambda: {"": faces.counts().get("event_streams", 0)})  # fmt: skip
+        metrics.gauge("carebell_faces", "The process of pages and streams: connections, screens, restarts.",
+                      faces.counts, "what")  # fmt: skip
 
 
 def _readers(parts: Parts) -> Numbers:

@@ -104,6 +104,8 @@ class FileStore:
         await asyncio.sleep(0)
         return fn(self._connection)
 
+    glance = read
+
     def close(self) -> None:
         self._connection.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
 import structlog
@@ -18,7 +18,7 @@ from gateway.access.users import SECOND_FACTOR, User
 from gateway.clock import US_PER_S, Clock
 from gateway.errors import CarebellError, NotFoundError
 from gateway.model import Actor
-from gateway.ports import NearStore
+from gateway.ports import NearStore, Store
 from gateway.security import digest_of
 
 ISSUER: Final = "carebell"
@@ -39,10 +39,45 @@ def actor_of(user: User) -> Actor:
     return Actor("operator", user.id, user.role, "console")
 
 
-class Door:
-    """``limits`` are those of sessions. Every method may raise StorageError."""
+class Attendance(Protocol):
+    """Writes down that somebody is there. Raises StorageError."""
 
-    def __init__(self, store: NearStore, clock: Clock, limits: Limits, *, second_factor: bool = True) -> None:
+    async def seen(self, token: str) -> None: ...
+
+    async def watched(self, tokens: Sequence[str]) -> None: ...
+
+
+class WrittenAttendance:
+    """In the file, by the process that writes it."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def seen(self, token: str) -> None:
+        now_us = self._clock.now_us()
+        await self._store.write(lambda c: sessions.seen(c, token, now_us))
+
+    async def watched(self, tokens: Sequence[str]) -> None:
+        now_us = self._clock.now_us()
+        await self._store.write(lambda c: sessions.watched(c, tokens, now_us))
+
+
+class Door:
+    """``limits`` are those of sessions, ``attendance`` is kept by somebody else where the store is not written here.
+    Every method may raise StorageError.
+    """
+
+    def __init__(
+        self,
+        store: NearStore,
+        clock: Clock,
+        limits: Limits,
+        *,
+        second_factor: bool = True,
+        attendance: Attendance | None = None,
+    ) -> None:
+        self._attendance = attendance or WrittenAttendance(store, clock)
         self._store = store
         self._clock = clock
         self.limits = limits
@@ -165,7 +200,7 @@ class Door:
             return None
         session, is_stale = found
         if active and is_stale:
-            await self._store.write(lambda c: sessions.seen(c, token, now_us))
+            await self._attendance.seen(token)
         return session
 
     async def watched(self, tokens: Sequence[str]) -> dict[str, Session]:
@@ -178,7 +213,7 @@ class Door:
             in_force |= found
             await asyncio.sleep(0)  # others of the loop have their turn
         if in_force:
-            await self._store.write(lambda c: sessions.watched(c, in_force, now_us))
+            await self._attendance.watched(list(in_force))
         return in_force
 
     def _find(self, connection: apsw.Connection, tokens: Sequence[str], now_us: int) -> dict[str, Session]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
 
 from gateway.api import openapi, problems
 from gateway.api.routes import (
@@ -36,7 +37,8 @@ from gateway.api.routes import (
     suppressions,
     system,
 )
-from gateway.api.services import Services
+from gateway.api.routes.events import Streams
+from gateway.api.services import Services, Shared
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,20 +66,9 @@ _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 def build_app(services: Services) -> App:
     """What ApiServer serves."""
-    api = FastAPI(
-        title="carebell",
-        summary="IoT and emergency-response gateway of an eldercare platform",
-        version=services.versions.get("carebell", "0"),
-        docs_url=None,  # its scripts would come from a content network
-        redoc_url=None,
-        redirect_slashes=False,
-        strict_content_type=False,  # a body without a type is taken for JSON
-        responses=problems.documented(422, 500),
-    )
-    api.state.services = services
-    streams = api.state.streams = events.Streams(services.feed)
-    services.metrics.gauge("carebell_event_streams", "Event streams that are open.", lambda: {"": streams.open})
-    problems.install(api)
+    api, streams = _fastapi(services, services.versions.get("carebell", "0"))
+    if services.elsewhere is None:
+        services.metrics.gauge("carebell_event_streams", "Event streams that are open.", lambda: {"": streams.open})
     api.include_router(system.router)
     api.include_router(callbacks.router)
     api.include_router(asyncapi.router)
@@ -96,6 +87,8 @@ def build_app(services: Services) -> App:
             await services.push(scope, receive, send)
         elif services.cti is not None and scope["type"] == "http" and scope["path"].startswith(CTI_PREFIX):
             await services.cti(scope, receive, send)
+        elif services.elsewhere is not None and services.elsewhere(scope.get("method", "GET"), scope["path"]):
+            await _busy(scope, receive, send)
         elif pages is not None and scope["path"].startswith(CONSOLE_PREFIX):
             await pages(scope, receive, send)
         elif outdoors is not None and scope["path"].startswith(OUTDOORS_PREFIXES):
@@ -104,6 +97,44 @@ def build_app(services: Services) -> App:
             await guarded(scope, receive, send)
 
     return app
+
+
+def build_faces(shared: Shared, console: App) -> tuple[App, Streams]:
+    """The application of the process of pages and streams (gateway.faces), and what counts its streams."""
+    api, streams = _fastapi(shared, "0")
+    for module in (events, events_ws):
+        api.include_router(module.router, prefix="/api/v1")
+    guarded, pages = _Guard(api), _Guard(console)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (pages if scope["path"].startswith(CONSOLE_PREFIX) else guarded)(scope, receive, send)
+
+    return app, streams
+
+
+def _fastapi(shared: Shared, version: str) -> tuple[FastAPI, Streams]:
+    api = FastAPI(
+        title="carebell",
+        summary="IoT and emergency-response gateway of an eldercare platform",
+        version=version,
+        docs_url=None,  # its scripts would come from a content network
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,  # a body without a type is taken for JSON
+        responses=problems.documented(422, 500),
+    )
+    api.state.services = shared
+    api.state.streams = Streams(shared.feed)
+    problems.install(api)
+    return api, api.state.streams
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    """It could not be brought to the process that serves it: too many wait, or its path was written strangely."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1013})
+        return
+    await PlainTextResponse("busy; try again\n", 503, {"retry-after": "1"})(scope, receive, send)
 
 
 class _Guard:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from gateway.api.problems import refuse
-from gateway.api.services import Services
+from gateway.api.services import Services, Shared
 from gateway.errors import NotFoundError
 from gateway.model import Actor
 from gateway.registry.keys import ApiKey
@@ -69,7 +69,13 @@ def services_of(request: Request) -> Services:
     return services
 
 
-async def principal_of(services: Services, presented: str) -> ApiKey | None:
+def shared_of(request: Request) -> Shared:
+    """As ``services_of``, where there may be no more than that (gateway.faces)."""
+    shared: Shared = request.app.state.services
+    return shared
+
+
+async def principal_of(services: Shared, presented: str) -> ApiKey | None:
     """Whose key or token this is, None when it is not in force."""
     if presented.count(".") == 2:  # an API key has no dots
         claims = None if services.tokens is None else await services.tokens.verify(presented)
@@ -83,7 +89,7 @@ async def authenticated(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> ApiKey:
     """The principal of the request; 401 without a valid key."""
-    services = services_of(request)
+    services = shared_of(request)
     principal = None
     if credentials is not None:
         principal = await principal_of(services, credentials.credentials)
@@ -110,7 +116,7 @@ def may(permission: str) -> Callable[..., Awaitable[ApiKey]]:
     return check
 
 
-async def visible_persons(services: Services, principal: ApiKey) -> frozenset[str] | None:
+async def visible_persons(services: Shared, principal: ApiKey) -> frozenset[str] | None:
     """Ids of the persons that the principal sees; None for all."""
     if principal.person_id:
         return frozenset({principal.person_id})
@@ -127,14 +133,14 @@ async def visible_persons(services: Services, principal: ApiKey) -> frozenset[st
     return await services.store.read(read)
 
 
-async def require_person(services: Services, principal: ApiKey, person_id: str) -> None:
+async def require_person(services: Shared, principal: ApiKey, person_id: str) -> None:
     """Raises NotFoundError for a person that the principal does not see, as for one that does not exist."""
     visible = await visible_persons(services, principal)
     if visible is not None and person_id not in visible:
         raise NotFoundError(f"no person {person_id!r}")
 
 
-async def require_owner(services: Services, principal: ApiKey, body: Mapping[str, Any]) -> None:
+async def require_owner(services: Shared, principal: ApiKey, body: Mapping[str, Any]) -> None:
     """As ``require_person``, of the person that a body names, if it names one."""
     person_id = body.get("person_id")
     if isinstance(person_id, str) and person_id:

@@ -39,12 +39,15 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     limits: Limits
+    begun = b""
+    """What another process has read of this connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._request_bytes = 0  # as read, since the request's beginning
         self._header_bytes = 0  # as parsed, trailers included
         self._in_headers = True
+        self._in_request = False
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._address = self.client[0] if self.client else ""
@@ -87,7 +90,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_headers = True
+        self._in_headers = self._in_request = True
         self._request_bytes = 0
         self._header_bytes = 0
         self._arm(self.limits.header_timeout_s)
@@ -107,6 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        self._in_request = False
         self._disarm()
         super().on_message_complete()
 
@@ -237,22 +241,26 @@ class _Uvicorn(uvicorn.Server):
 class ApiServer:
     """Serves an ASGI application at ``host:port``. A gateway.ports.Transport.
 
-    ``port`` 0 takes a free one; ``address`` is the real one once ``started`` is set. ``trusted_proxies`` are the
-    addresses whose X-Forwarded-For is believed ("" = none).
+    ``host`` None listens nowhere: connections come by ``adopt``. ``port`` 0 takes a free one; ``address`` is the real
+    one once ``started`` is set. ``trusted_proxies`` are the addresses whose X-Forwarded-For is believed ("" = none).
+    ``protocol`` is that of its connections, with attributes of its own (gateway.api.passing).
     """
 
     def __init__(
         self,
         app: Callable[..., Awaitable[None]],
         *,
-        host: str = "127.0.0.1",
+        host: str | None = "127.0.0.1",
         port: int = 8080,
         tls: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         trusted_proxies: str = "",
         on_drain: Callable[[], None] = lambda: None,
+        protocol: type[BoundedProtocol] = BoundedProtocol,
+        **attributes: Any,
     ) -> None:
         self._app = app
+        self._protocol: Any = type("Protocol", (protocol,), attributes)
         self._host = host
         self._port = port
         self._tls = tls
@@ -261,7 +269,7 @@ class ApiServer:
         self._server: _Uvicorn | None = None
         self.limits = limits or Limits()
         self.started = asyncio.Event()
-        self.address: tuple[str, int] = (host, port)
+        self.address: tuple[str, int] = (host or "", port)
 
     def counters(self) -> dict[str, int]:
         """Connections now, and how many were turned away, and why."""
@@ -276,11 +284,11 @@ class ApiServer:
 
     async def run(self) -> None:
         """Listen and serve until ``close`` or cancellation. Raises TransportError when the address is not to be had."""
-        sockets = await self._bind()
-        protocol = type("Protocol", (BoundedProtocol,), {"limits": self.limits})
+        sockets = [] if self._host is None else await self._bind()
+        self._protocol.limits = self.limits
         config = uvicorn.Config(
             self._app,
-            http=protocol,
+            http=self._protocol,
             ws=BoundedWebSocket,
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_ping_interval=PING_S,
@@ -314,6 +322,26 @@ class ApiServer:
         self._on_drain()
         if self._server is not None:
             self._server.should_exit = True
+
+    async def adopt(self, descriptor: int, begun: bytes) -> None:
+        """Serve a connection that another process accepted and has read ``begun`` of; the descriptor is ours now."""
+        peer = socket.socket(fileno=descriptor)
+        server = self._server
+        if server is None or server.should_exit or not server.started:
+            peer.close()
+            return
+        loop = asyncio.get_running_loop()
+
+        def make() -> asyncio.Protocol:
+            made: BoundedProtocol = self._protocol(server.config, server.server_state, server.lifespan.state, loop)
+            made.begun = begun
+            return made
+
+        peer.setblocking(False)
+        try:
+            await loop.connect_accepted_socket(make, peer)
+        except OSError:  # the peer went away on the way
+            peer.close()
 
     async def _bind(self) -> list[socket.socket]:
         loop = asyncio.get_running_loop()

@@ -165,11 +165,9 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """The ports behind the API.
-
-    ``ingest`` is the ASGI callable of POST /ingest/v1/. ``versions`` are those of carebell and of what it is built on.
-    ``closing`` is set when the listener drains: event streams then end.
+class Shared:
+    """What pages and streams need, in whatever process they are served. ``closing`` is set when the listener drains:
+    event streams then end.
     """
 
     store: NearStore
@@ -178,6 +176,22 @@ class Services:
     history: HistoryQueries
     feed: EventFeed
     clock: Clock
+    orders: OrderCases | None = None
+    conferences: Conferences | None = None
+    limits: Callable[[str], Awaitable[list[dict[str, Any]]]] | None = None
+    """The limits of a person's readings now (rules.engine.RulesEngine.limits); None: nobody judges."""
+    tokens: Tokens | None = None
+    """Who checks bearer tokens of an identity provider; None: only API keys are taken."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services(Shared):
+    """The ports behind the API.
+
+    ``ingest`` is the ASGI callable of POST /ingest/v1/. ``versions`` are those of carebell and of what it is built on.
+    """
+
     health: Health
     metrics: Metrics
     profiles: ProfileCatalog
@@ -188,12 +202,8 @@ class Services:
     """The receiver of the operators' pushes, an ASGI callable; None: there is none."""
     cti: Any = None
     """The receiver of calls that a telephone system tells of, an ASGI callable; None: there is none."""
-    orders: OrderCases | None = None
     care: Care | None = None
     live: LiveStates | None = None
-    conferences: Conferences | None = None
-    limits: Callable[[str], list[dict[str, Any]]] | None = None
-    """The limits of a person's readings now (rules.engine.RulesEngine.limits); None: nobody judges."""
     outdoors: Callable[..., Awaitable[None]] | None = None
     """The ASGI application of the installer's and the family's pages, /installer and /f/; None: there are none."""
     credentials: Credentials | None = None
@@ -201,7 +211,6 @@ class Services:
     """What an EMQX sends along when it asks who may connect; "" answers nobody."""
     console: Callable[..., Awaitable[None]] | None = None
     """The ASGI application of the paths under /console; None: there are no pages."""
-    tokens: Tokens | None = None
-    """Who checks bearer tokens of an identity provider; None: only API keys are taken."""
+    elsewhere: Callable[[str, str], bool] | None = None
+    """Whether another process serves this method and path (gateway.faces); None: everything is served here."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    closing: asyncio.Event = field(default_factory=asyncio.Event)

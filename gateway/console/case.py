@@ -66,7 +66,7 @@ async def facts(visit: Visit, alert_id: str) -> dict[str, Any]:
         "owner_since": owner_since,
         "next": _next(alert, mine=mine),
         "told": _told(alert, found["contacts"], found["roles"]),
-        "conference": visit.services.conferences is not None,
+        "conference": visit.frame.look.conferences,
         "orders_configured": visit.services.orders is not None,
         "message": "",
         "conflict": "",

@@ -73,7 +73,7 @@ async def readings(visit: Visit) -> Response:
     limits: dict[str, Limits] = {}
     if person_id and visit.sees_names:
         if visit.services.limits is not None:
-            limits = charts.limits_by_metric(visit.services.limits(person_id))
+            limits = charts.limits_by_metric(await visit.services.limits(person_id))
         try:
             latest, drawn = await _history(visit, person_id, limits)
         except StorageError:

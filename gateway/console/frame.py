@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from gateway.access.door import Door, actor_of, is_csrf
 from gateway.access.sessions import Session
 from gateway.api.auth import MAY
-from gateway.api.services import Services
+from gateway.api.services import Shared
 from gateway.console import assets
 from gateway.console.assets import Assets
 from gateway.console.board import Board
@@ -44,7 +44,9 @@ log = structlog.get_logger("console")
 
 
 class Look(Struct, frozen=True):
-    """What of the configuration the pages need. ``outline`` is the site's GeoJSON text, ``hotline`` its own number."""
+    """What of the configuration the pages need. ``outline`` is the site's GeoJSON text, ``hotline`` its own number,
+    ``conferences`` whether a provider brings people together on one line.
+    """
 
     public_url: str = ""
     tile_url: str = ""
@@ -52,13 +54,14 @@ class Look(Struct, frozen=True):
     tile_attribution: str = ""
     outline: str = ""
     hotline: str = ""
+    conferences: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """Everything behind the pages. ``csp`` is the Content-Security-Policy of each of them."""
 
-    services: Services
+    services: Shared
     door: Door
     board: Board
     look: Look
@@ -108,7 +111,7 @@ class Visit:
     form: Mapping[str, str]
 
     @property
-    def services(self) -> Services:
+    def services(self) -> Shared:
         return self.frame.services
 
     @property

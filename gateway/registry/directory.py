@@ -22,7 +22,7 @@ from gateway.model import DeviceBinding
 from gateway.ports import Store
 from gateway.registry.changes import registry_version, rows
 from gateway.registry.fields import normalize_key
-from gateway.registry.keys import ApiKey, key_id_of
+from gateway.registry.keys import ApiKey, api_key_of, confirmed, key_id_of
 from gateway.registry.people import PersonFacts, facts_of, plan_of
 from gateway.security import is_one_of
 
@@ -137,9 +137,7 @@ def _load_api_keys(connection: apsw.Connection, new: Snapshot, since: int) -> No
         if row["revoked_at_us"] is not None:
             new.api_keys.pop(row["id"], None)
             continue
-        new.api_keys[row["id"]] = ApiKey(
-            row["id"], row["role"], row["digest"], row["district"] or "", row["person_id"] or "", row["expires_at_us"]
-        )
+        new.api_keys[row["id"]] = api_key_of(row)
 
 
 class Registry:
@@ -288,10 +286,7 @@ class Registry:
         return binding if binding is not None and binding.state == "active" else None
 
     def _api_key(self, presented: str) -> ApiKey | None:
-        key = self._snapshot.api_keys.get(key_id_of(presented))
-        if not is_one_of(presented, () if key is None else (key.digest,)) or key is None:
-            return None
-        return None if key.expires_at_us is not None and key.expires_at_us <= self._clock.now_us() else key
+        return confirmed(self._snapshot.api_keys.get(key_id_of(presented)), presented, self._clock.now_us())
 
     async def _looked_again(self) -> bool:
         try:

@@ -13,7 +13,7 @@ from gateway.errors import ConflictError, NotFoundError, UsageError
 from gateway.model import Actor
 from gateway.registry import fields as f
 from gateway.registry.changes import begin, rows
-from gateway.security import ROLES, digest_of, new_api_key, split_api_key
+from gateway.security import ROLES, digest_of, is_one_of, new_api_key, split_api_key
 
 SPEC: Final = f.Spec(
     "api_key",
@@ -105,6 +105,27 @@ def key_id_of(presented: str) -> str:
     """The id in a presented key, "" when it is no API key."""
     parts = split_api_key(presented)
     return "" if parts is None else parts[0]
+
+
+def api_key_of(row: Mapping[str, Any]) -> ApiKey:
+    """A row of the table that is not revoked."""
+    return ApiKey(
+        row["id"], row["role"], row["digest"], row["district"] or "", row["person_id"] or "", row["expires_at_us"]
+    )
+
+
+def confirmed(key: ApiKey | None, presented: str, at_us: int) -> ApiKey | None:
+    """The key with the id that was presented, if what was presented is it and it has not expired."""
+    if not is_one_of(presented, () if key is None else (key.digest,)) or key is None:
+        return None
+    return None if key.expires_at_us is not None and key.expires_at_us <= at_us else key
+
+
+def key_in_force(connection: apsw.Connection, presented: str, at_us: int) -> ApiKey | None:
+    """As ``gateway.registry.directory.Registry.api_key``, by a look into the file."""
+    query = "SELECT * FROM api_key WHERE id = ? AND revoked_at_us IS NULL"
+    row = next(rows(connection, query, (key_id_of(presented),)), None)
+    return confirmed(None if row is None else api_key_of(row), presented, at_us)
 
 
 def _view(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import apsw
 import structlog
 
 from gateway.events import of_audit, of_record
-from gateway.ports import Store
+from gateway.ports import NearStore
 from gateway.storage.journal import CorruptBatch, last_seq, read_after
 
 POLL_S: Final = 0.25
@@ -71,9 +71,11 @@ def transitions_after(connection: apsw.Connection, site: str, seq: int, limit: i
 class JournalFeed:
     """Implements ``ports.EventFeed`` over the file, so that it sees what other processes commit as well."""
 
-    def __init__(self, store: Store, site: str) -> None:
+    def __init__(self, store: NearStore, site: str, *, poll_s: float = POLL_S) -> None:
+        """``poll_s``: how soon it notices what nobody tells it."""
         self._store = store
         self._site = site
+        self._poll_s = poll_s
         self._last_seq = 0
         self._changed = asyncio.Event()
 
@@ -104,7 +106,7 @@ class JournalFeed:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Notice what others committed: the alert service, the CLI."""
+        """Notice what others committed: the alert service, the CLI. Raises StorageError."""
         while True:
-            self.committed(await self._store.read(last_seq))
-            await asyncio.sleep(POLL_S)
+            self.committed(await self._store.glance(last_seq))
+            await asyncio.sleep(self._poll_s)

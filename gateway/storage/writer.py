@@ -18,13 +18,13 @@ from gateway.errors import StorageBrokenError, StorageError, StorageFullError
 from gateway.model import Record
 from gateway.storage import journal
 from gateway.storage.database import FILE_NAME, open_database
+from gateway.storage.readers import Readers
 from gateway.storage.reserve import Reserve
 
 T = TypeVar("T")
 JOBS_PER_COMMIT: Final = 64
 CHECKPOINT_BYTES: Final = 4 << 20
 CHECKPOINT_INLINE_BYTES: Final = 48 << 20
-READ_CONNECTIONS: Final = 2
 
 log = structlog.get_logger("journal")
 
@@ -98,17 +98,14 @@ class JournalWriter:
         reserve_bytes: int = 16 << 20,
         vfs: str | None = None,
     ) -> None:
-        self._path = data_dir / FILE_NAME
-        self._connection = open_database(self._path, vfs=vfs)
-        self._checkpoint_connection = open_database(self._path, vfs=vfs)
-        self._glancing = open_database(self._path, read_only=True, vfs=vfs)
-        self._glancing.set_busy_timeout(0)
-        self._vfs = vfs
+        self.path = data_dir / FILE_NAME
+        self._connection = open_database(self.path, vfs=vfs)
+        self._checkpoint_connection = open_database(self.path, vfs=vfs)
+        self._readers = Readers(self.path, vfs=vfs)
         self._reserve = Reserve(data_dir / "reserve.bin", reserve_bytes)
         self._reserve.hold()
         self._on_broken = on_broken
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._broken: StorageBrokenError | None = None
         self._stopping = threading.Event()
@@ -139,32 +136,21 @@ class JournalWriter:
         return await future
 
     async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
-        return await self._loop.run_in_executor(None, self._read, fn)
+        return await self._readers.read(fn)
 
     async def glance(self, fn: Callable[[apsw.Connection], T]) -> T:
-        """On the loop's own connection, which waits for nobody: where the file is held, in a thread after all."""
-        if self._stopping.is_set():
-            return await self.read(fn)
-        try:
-            with self._glancing:  # one snapshot
-                result = fn(self._glancing)
-        except apsw.BusyError:
-            return await self.read(fn)
-        except (apsw.IOError, apsw.CorruptError) as error:
-            raise StorageError(f"the journal cannot be read: {error}") from error
-        return result
+        return await self._readers.glance(fn)
 
     async def close(self) -> None:
         """Commit what was submitted, then end. Safe to call twice."""
         if not self._stopping.is_set():
-            _close(self._glancing)  # before the writer's, which as the last one empties the WAL
+            self._readers.stop_glancing()  # before the writer's, which as the last one empties the WAL
             self._stopping.set()
             self._checkpoint_now.set()
             self._queue.put(None)
         while self._thread.is_alive() or self._checkpointer.is_alive():
             await asyncio.sleep(0.005)
-        while not self._readers.empty():
-            self._readers.get().close()
+        self._readers.close()
 
     def restore_reserve(self) -> None:
         """Take the reserve back once the disk has space again. Quick; call it now and then."""
@@ -173,23 +159,6 @@ class JournalWriter:
             log.info("disk_has_space_again")
 
     # ---- in other threads --------------------------------------------------------------------------------------------
-
-    def _read(self, fn: Callable[[apsw.Connection], T]) -> T:
-        try:
-            connection = self._readers.get_nowait()
-        except queue.Empty:
-            connection = open_database(self._path, read_only=True, vfs=self._vfs)
-        try:
-            with connection:  # one snapshot
-                result = fn(connection)
-        except (apsw.IOError, apsw.CorruptError, apsw.BusyError) as error:
-            raise StorageError(f"the journal cannot be read: {error}") from error
-        finally:
-            if self._readers.qsize() < READ_CONNECTIONS:
-                self._readers.put(connection)
-            else:
-                connection.close()
-        return result
 
     def _run(self) -> None:
         stop = False
@@ -309,7 +278,7 @@ class JournalWriter:
     def _checkpoint_loop(self) -> None:
         """Move the WAL into the file beside the writer, so that no commit pays for it."""
         connection = self._checkpoint_connection
-        wal = Path(f"{self._path}-wal")
+        wal = Path(f"{self.path}-wal")
         while not self._stopping.wait(0.2):
             try:
                 size = wal.stat().st_size

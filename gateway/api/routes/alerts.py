@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway.api.answers import Id, Limit, LongText, ShortText, answer, page
 from gateway.api.auth import actor_of, authenticated, may, sees, services_of, visible_persons
 from gateway.api.problems import AlertConflictError, documented, refuse
-from gateway.api.services import Services
+from gateway.api.services import Shared
 from gateway.errors import ConflictError, NotFoundError
 from gateway.registry.keys import ApiKey
 
@@ -147,7 +147,7 @@ async def act(
     return answer(alert)
 
 
-async def visible_alert(services: Services, principal: ApiKey, alert_id: str) -> dict[str, Any]:
+async def visible_alert(services: Shared, principal: ApiKey, alert_id: str) -> dict[str, Any]:
     alert = await services.desk.alert(alert_id)
     if not sees(await visible_persons(services, principal), alert.get("person_id"), principal):
         raise NotFoundError(f"there is no alert {alert_id}")

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from gateway.api.answers import ShortText
-from gateway.api.auth import may, principal_of, sees, services_of, visible_persons
+from gateway.api.auth import may, principal_of, sees, shared_of, visible_persons
 from gateway.api.problems import documented, refuse
-from gateway.api.services import Services
+from gateway.api.services import Shared
 from gateway.api.tail import Tail, Told
 from gateway.errors import StorageError
 from gateway.events import ALERT, DEVICE, ORDER
@@ -102,7 +102,7 @@ async def stream(
 
     With ``Last-Event-ID`` the stream goes on behind that event, so that a consumer that comes back misses nothing.
     """
-    services = services_of(request)
+    services = shared_of(request)
     begin = position(last_event_id or after, services)
     wanted = Filter(principal, kind, person_id, device_id)
     streams: Streams = request.app.state.streams
@@ -111,7 +111,7 @@ async def stream(
     return EventStream(services, wanted, begin, str(request.scope["carebell.bearer"]), streams)
 
 
-def position(value: str, services: Services) -> tuple[int, int]:
+def position(value: str, services: Shared) -> tuple[int, int]:
     """The number and part of the last event that was seen. Without one: everything so far was seen."""
     if not value:
         return services.feed.last_seq(), _WHOLE
@@ -131,9 +131,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, services: Services, wanted: Filter, begin: tuple[int, int], bearer: str, streams: Streams
-    ) -> None:
+    def __init__(self, services: Shared, wanted: Filter, begin: tuple[int, int], bearer: str, streams: Streams) -> None:
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._services = services

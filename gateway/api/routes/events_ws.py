@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from gateway.api.auth import MAY, visible_persons
 from gateway.api.routes import events
 from gateway.api.routes.events import Filter, Streams
-from gateway.api.services import Services
+from gateway.api.services import Shared
 from gateway.api.tail import Tail, Told
 from gateway.errors import StorageError
 
@@ -52,7 +52,7 @@ async def stream(socket: WebSocket) -> None:
     seconds when there is nothing else. Close codes: 4401 no valid key, 4403 not allowed, 4408 the consumer reads too
     slowly (come back with ``after``), 4422 malformed, 4429 too many streams, 1001 the gateway stops, 1013 try again.
     """
-    services: Services = socket.app.state.services
+    services: Shared = socket.app.state.services
     streams: Streams = socket.app.state.streams
     await socket.accept()
     if streams.open >= events.MAX_STREAMS:
@@ -71,7 +71,7 @@ async def stream(socket: WebSocket) -> None:
         streams.open -= 1
 
 
-async def _serve(socket: WebSocket, services: Services, streams: Streams) -> None:
+async def _serve(socket: WebSocket, services: Shared, streams: Streams) -> None:
     asked = {name: value for name, value in socket.query_params.items() if name in _MEMBERS - {"authorization"}}
     scheme, _, bearer = socket.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
@@ -92,7 +92,7 @@ async def _serve(socket: WebSocket, services: Services, streams: Streams) -> Non
     await _until_over(pump, socket, services, bearer.strip())
 
 
-async def _until_over(pump: _Pump, socket: WebSocket, services: Services, bearer: str) -> None:
+async def _until_over(pump: _Pump, socket: WebSocket, services: Shared, bearer: str) -> None:
     """Copy until the consumer leaves, the gateway stops or the key ends: the first of them ends the others."""
     ended: list[_ClosedError] = []
 
@@ -125,9 +125,7 @@ async def _until_over(pump: _Pump, socket: WebSocket, services: Services, bearer
 class _Pump:
     """Pulls from the feed as fast as its consumer reads, and holds at most one batch."""
 
-    def __init__(
-        self, socket: WebSocket, services: Services, tail: Tail, wanted: Filter, begin: tuple[int, int]
-    ) -> None:
+    def __init__(self, socket: WebSocket, services: Shared, tail: Tail, wanted: Filter, begin: tuple[int, int]) -> None:
         self._socket = socket
         self._services = services
         self._tail = tail

@@ -1,0 +1,204 @@
+"""The gateway's side of the process of pages and streams: starts it with the first visitor, and keeps it running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.config_console import AccessSection, ConsoleSection
+from gateway.faces import passage
+from gateway.faces.division import is_face
+from gateway.faces.errands import LONGEST_LINE, Answerer, Errand
+from gateway.faces.task import Task
+
+RESTART_FIRST_S: Final = 0.2
+RESTART_MAX_S: Final = 10.0
+STOP_S: Final = 7.0
+"""A little longer than its streams have to end."""
+LOOK_S: Final = 0.5
+log = structlog.get_logger("faces")
+
+
+class Faces:
+    """gateway.api.passing.Switch, and a ports.HealthPart. ``errands`` is what the process may ask for, by name.
+
+    ``run`` must be called from the main thread: the kernel ends the process when the thread that forked it ends.
+    """
+
+    name: Final = "faces"
+
+    def __init__(
+        self,
+        journal: Path,
+        site: str,
+        console: ConsoleSection,
+        access: AccessSection,
+        *,
+        log_format: str,
+        conferences: bool,
+        errands: Mapping[str, Errand],
+        dsn: Callable[[], str | None],
+        adopt: passage.Adopt,
+    ) -> None:
+        self._journal = journal.absolute()
+        self._site = site
+        self._console = console
+        self._access = access
+        self._log_format = log_format
+        self._conferences = conferences
+        self._errands = errands
+        self._dsn = dsn
+        self._adopt = adopt
+        self._waiting = passage.Waiting()
+        self._wanted = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._closed = asyncio.Event()
+        self._counts: dict[str, int] = {}
+        self.restarts = 0
+
+    # ---- for the listener --------------------------------------------------------------------------------------------
+
+    def is_elsewhere(self, method: str, path: str) -> bool:
+        return is_face(method, path)
+
+    def take(self, descriptor: int, begun: bytes) -> bool:
+        if self._closed.is_set():
+            return False
+        self._wanted.set()
+        return self._waiting.take(descriptor, begun)
+
+    # ---- for those who ask how it is ---------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """What the process told last, how many connections wait for it, and how often it was started again."""
+        return {**self._counts, "waiting": len(self._waiting), "restarts": self.restarts}
+
+    def state(self) -> tuple[bool, str]:
+        if not self._wanted.is_set():
+            return True, "nobody has asked for a page yet"
+        if self._process is None or not self._counts:
+            return False, "starting"
+        return True, f"{self._counts['screens']} screens, {self._counts['event_streams']} event streams"
+
+    # ---- its life ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Streams end, what is under way gets its answer; then ``run`` returns."""
+        self._closed.set()
+        self._wanted.set()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    async def run(self) -> None:
+        """Until ``close`` or cancellation."""
+        delay_s = RESTART_FIRST_S
+        try:
+            await self._wanted.wait()
+            while not self._closed.is_set():
+                started_s = asyncio.get_running_loop().time()
+                try:
+                    code = await self._run_once()
+                except OSError as error:  # no descriptor or no memory for another process
+                    log.error("faces_not_started", error=str(error))
+                    code = -1
+                self._counts = {}
+                if not self._closed.is_set():
+                    self.restarts += 1
+                    log.error("faces_ended", exit_code=code)
+                if asyncio.get_running_loop().time() - started_s > RESTART_MAX_S:
+                    delay_s = RESTART_FIRST_S
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+                        await self._closed.wait()
+                delay_s = min(delay_s * 2, RESTART_MAX_S)
+        finally:
+            self._waiting.close()
+
+    async def _run_once(self) -> int:
+        ours, theirs = passage.pair()
+        asked, asking = socket.socketpair()
+        process: asyncio.subprocess.Process | None = None
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "gateway.faces.worker",
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(theirs.fileno(), asking.fileno()),
+                start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+            )  # fmt: skip
+            await self._give(process, theirs.fileno(), asking.fileno())
+            theirs.close()
+            asking.close()
+            reader, writer = await asyncio.open_connection(sock=asked, limit=LONGEST_LINE)
+            answerer = Answerer(reader, writer, self._errands, self._counts.update)
+            self._waiting.use(ours)
+            async with asyncio.TaskGroup() as group:
+                around = [
+                    group.create_task(passage.receive(ours, self._adopt)),
+                    group.create_task(answerer.run()),
+                    group.create_task(self._look(answerer)),
+                ]
+                code = await process.wait()
+                for each in around:
+                    each.cancel()
+            writer.close()
+            return code
+        finally:
+            self._waiting.use(None)
+            for end in (ours, theirs, asking):
+                end.close()
+            self._process = None
+            if process is not None:
+                await _end(process)
+
+    async def _give(self, process: asyncio.subprocess.Process, passage_end: int, errands_end: int) -> None:
+        task = Task(
+            journal=str(self._journal),
+            site=self._site,
+            parent_pid=os.getpid(),
+            passage=passage_end,
+            errands=errands_end,
+            log_format=self._log_format,
+            console=self._console.model_dump(mode="json"),
+            access=self._access.model_dump(mode="json"),
+            conferences=self._conferences,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(msgspec.json.encode(task) + b"\n")
+            await process.stdin.drain()
+
+    async def _look(self, answerer: Answerer) -> None:
+        """Tell where the history is, and let nobody wait for ever."""
+        told: str | None = None
+        while True:
+            dsn = self._dsn()
+            if dsn != told:
+                told = dsn
+                answerer.tell(dsn)
+            self._waiting.expire()
+            await asyncio.sleep(LOOK_S)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
