@@ -5,7 +5,8 @@
  *     load open PORT TOKENS.CSV CONNECTIONS SECONDS RATE PRESSES        messages and presses a second, whatever comes back
  *
  * A time is counted from when a message was due, not from when it was sent. Each device presses once at most; "presses"
- * are the device and the CLOCK_MONOTONIC second when each was due.
+ * are the device and the CLOCK_MONOTONIC second when each was due. "late" is by how much this program itself was late
+ * with presses. Devices do not wait for the gateway's processors, so it goes before everything else where it may.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,7 +43,7 @@ struct times {
 
 static double started, stop_at;
 static uint64_t sent, acked;
-static struct times telemetry, presses;
+static struct times telemetry, presses, late;
 static char at[64];
 
 static void fail(const char *what)
@@ -190,6 +192,19 @@ static double percentile(const struct times *of, double share)
     return of->count ? 1000.0 * (double)of->seconds[rank < of->count ? rank : of->count - 1] : 0;
 }
 
+/* Before the gateway, its database, and what else runs here; an error means that nobody may, and "late" tells of it. */
+static void go_first(void)
+{
+    setpriority(PRIO_PROCESS, 0, -15);
+    if (setsid() < 0) /* only the leader of a session may weigh it: sched(7), autogroup */
+        return;
+    FILE *group = fopen("/proc/self/autogroup", "w");
+    if (group) {
+        fputs("-15", group);
+        fclose(group);
+    }
+}
+
 static void show(const char *name, struct times *of)
 {
     qsort(of->seconds, of->count, sizeof *of->seconds, ascending);
@@ -255,6 +270,7 @@ static void open_loop(struct device **devices, int count, int poller, double rat
             double due = started + (double)pressed / presses_per_s;
             publish(d, due, true);
             flush(d);
+            note(&late, now() - due);
             printf("%s[\"%s\",%.6f]", pressed ? "," : "", d->name, due);
         }
         serve(poller, 1, false);
@@ -274,8 +290,9 @@ int main(int argc, char **argv)
     struct device **devices = calloc((size_t)count, sizeof *devices);
     telemetry.seconds = malloc(LATENCIES * sizeof *telemetry.seconds);
     presses.seconds = malloc(LATENCIES * sizeof *presses.seconds);
+    late.seconds = malloc((size_t)count * sizeof *late.seconds);
     FILE *tokens = fopen(argv[3], "r");
-    if (!tokens || !devices || !telemetry.seconds || !presses.seconds)
+    if (!tokens || !devices || !telemetry.seconds || !presses.seconds || !late.seconds)
         fail(argv[3]);
     for (int i = 0; i < count; i++) {
         devices[i] = calloc(1, sizeof **devices);
@@ -285,6 +302,7 @@ int main(int argc, char **argv)
         struct epoll_event want = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = devices[i]};
         epoll_ctl(poller, EPOLL_CTL_ADD, devices[i]->fd, &want);
     }
+    go_first();
     started = now();
     stop_at = started + atof(argv[5]);
     stamp(started);
@@ -300,6 +318,8 @@ int main(int argc, char **argv)
     show("telemetry", &telemetry);
     printf(",");
     show("sos", &presses);
+    printf(",");
+    show("late", &late);
     printf("}\n");
     return acked == sent ? 0 : 1;
 }

@@ -247,6 +247,7 @@ async def steady(bench: Bench, seconds: float, rate: float, presses: float) -> d
         "sos_ack": ran.sos,
         "sos_order": order_latency(ran.press_due_s, bench.orders),
         "generator": ran.generator,
+        "generator_late": ran.late,
         "gateway_cpu_us_per_message": round(cpu_s / max(1, ran.acked) * 1e6, 1),
         "history_behind_over_time": behind,
         "history_complete_after_s": round(drained_s, 1),
@@ -284,6 +285,7 @@ async def storm(bench: Bench, presses: int, seconds: float) -> dict[str, Any]:
         "sos_ack": ran.sos,
         "sos_order": order_latency(ran.press_due_s, bench.orders),
         "generator": ran.generator,
+        "generator_late": ran.late,
     }
 
 

@@ -30,6 +30,8 @@ class Ran(Struct):
     press_due_s: dict[str, float]
     """Device to time.perf_counter() of its press."""
     generator: str
+    late: dict[str, float] = {}
+    """By how much the generator itself was late with presses; it is part of their times."""
 
 
 class Generator:
@@ -68,7 +70,7 @@ class Generator:
         found: dict[str, Any] = msgspec.json.decode(output)
         return Ran(
             sent=found["sent"], acked=found["acked"], elapsed_s=found["elapsed_s"], telemetry=found["telemetry"],
-            sos=found["sos"], press_due_s=dict(found.get("presses", ())), generator=IN_C,
+            sos=found["sos"], press_due_s=dict(found.get("presses", ())), generator=IN_C, late=found["late"],
         )  # fmt: skip
 
 
