@@ -309,10 +309,12 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
     # Every connection is a file: take as many as the system grants.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(most, OPEN_FILES)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-    except (OSError, ValueError):  # only root and the service manager may have more than they were given
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for limit in (wanted, most):  # only root and the service manager may have more than they were given
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            break
+        except (OSError, ValueError):
+            continue
 
     async def main() -> None:
         await Gateway(settings, say).run()

@@ -99,15 +99,23 @@ def build_app(services: Services) -> App:
     return app
 
 
-def build_faces(shared: Shared, console: App) -> tuple[App, Streams]:
-    """The application of the process of pages and streams (gateway.faces), and what counts its streams."""
+def build_faces(shared: Shared, console: App, elsewhere: Callable[[str, str], bool]) -> tuple[App, Streams]:
+    """The application of the process of pages and streams (gateway.faces), and what counts its streams.
+
+    What is served ``elsewhere`` comes here only behind a page in one piece (pipelining, RFC 9112 section 9.3.2).
+    """
     api, streams = _fastapi(shared, "0")
     for module in (events, events_ws):
         api.include_router(module.router, prefix="/api/v1")
     guarded, pages = _Guard(api), _Guard(console)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (pages if scope["path"].startswith(CONSOLE_PREFIX) else guarded)(scope, receive, send)
+        if elsewhere(scope.get("method", "GET"), scope["path"]):
+            await _busy(scope, receive, send)
+        elif scope["path"].startswith(CONSOLE_PREFIX):
+            await pages(scope, receive, send)
+        else:
+            await guarded(scope, receive, send)
 
     return app, streams
 

@@ -26,6 +26,8 @@ RESTART_MAX_S: Final = 10.0
 STOP_S: Final = 7.0
 """A little longer than its streams have to end."""
 LOOK_S: Final = 0.5
+STUCK_S: Final = 30.0
+"""It tells how it is every second; one that has said nothing for so long is ended, and its successor serves."""
 log = structlog.get_logger("faces")
 
 
@@ -64,6 +66,7 @@ class Faces:
         self._process: asyncio.subprocess.Process | None = None
         self._closed = asyncio.Event()
         self._counts: dict[str, int] = {}
+        self._told_s = 0.0
         self.restarts = 0
 
     # ---- for the listener --------------------------------------------------------------------------------------------
@@ -89,6 +92,10 @@ class Faces:
         if self._process is None or not self._counts:
             return False, "starting"
         return True, f"{self._counts['screens']} screens, {self._counts['event_streams']} event streams"
+
+    def _note(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+        self._told_s = asyncio.get_running_loop().time()
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 
@@ -140,7 +147,7 @@ class Faces:
             theirs.close()
             asking.close()
             reader, writer = await asyncio.open_connection(sock=asked, limit=LONGEST_LINE)
-            answerer = Answerer(reader, writer, self._errands, self._counts.update)
+            answerer = Answerer(reader, writer, self._errands, self._note)
             self._waiting.use(ours)
             async with asyncio.TaskGroup() as group:
                 around = [
@@ -179,9 +186,14 @@ class Faces:
             await process.stdin.drain()
 
     async def _look(self, answerer: Answerer) -> None:
-        """Tell where the history is, and let nobody wait for ever."""
+        """Tell where the history is, let nobody wait for ever, and end a process that hangs."""
         told: str | None = None
+        loop = asyncio.get_running_loop()
+        self._told_s = loop.time()
         while True:
+            if loop.time() - self._told_s > STUCK_S and self._process is not None:
+                log.error("faces_stuck", pid=self._process.pid)
+                self._process.kill()
             dsn = self._dsn()
             if dsn != told:
                 told = dsn

@@ -8,6 +8,7 @@ Its task comes as one line of JSON on standard input. It ends with its parent, o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -161,10 +162,9 @@ class Worker:
         frame = page_frame(
             shared, self.board, console, access, conferences=task.conferences, attendance=FarAttendance(asker)
         )
-        app, self.streams = build_faces(shared, build_console(frame))
-        self.server = ApiServer(
-            app, host=None, on_drain=self.closing.set, protocol=PassingProtocol, switch=FarSwitch(self.waiting)
-        )
+        switch = FarSwitch(self.waiting)
+        app, self.streams = build_faces(shared, build_console(frame), switch.is_elsewhere)
+        self.server = ApiServer(app, host=None, on_drain=self.closing.set, protocol=PassingProtocol, switch=switch)
         self.screens = frame.screens
 
     async def run(self, channel: socket.socket) -> None:
@@ -222,11 +222,12 @@ async def serve(task: Task) -> None:
 def main() -> None:
     task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
     launch.die_with_parent(signal.SIGKILL, task.parent_pid)
-    os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, task.parent_pid) + NICENESS)
+    launch.give_way(os.getpriority(os.PRIO_PROCESS, task.parent_pid) + NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     configure_logs(task.log_format)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a screen is a file
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may refuse it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a screen is a file
     uvloop.run(serve(task))
 
 

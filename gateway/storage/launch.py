@@ -33,16 +33,16 @@ _CAP_DAC_OVERRIDE: Final = 1
 _CAP_DAC_READ_SEARCH: Final = 2
 
 
-def give_way() -> None:
-    """Lower the priority of this process and of what it will start; call it in a session of its own.
+def give_way(niceness: int = NICENESS) -> None:
+    """Lower the priority of this process and of what it will start, where that is allowed: a sandbox may refuse it.
 
-    A session is scheduled as a group (autogroup of sched(7)), whatever the niceness within: so both are lowered.
+    Call it in a session of its own: one is scheduled as a group (autogroup of sched(7)), whatever the niceness within.
     """
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     try:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
         with open("/proc/self/autogroup", "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib is slow to import
-            file.write(str(NICENESS))
-    except OSError:  # a kernel without autogroup
+            file.write(str(niceness))
+    except OSError:  # not allowed, or a kernel without autogroup
         pass
 
 

@@ -120,12 +120,12 @@ def add_staff(connection: apsw.Connection, *, hostile: bool = False) -> None:
 
 @contextmanager
 def console_daemon(
-    folder: Path, *, hostile: bool = False, **environment: str
+    folder: Path, *, hostile: bool = False, prefix: tuple[str, ...] = (), **environment: str
 ) -> Iterator[tuple[Daemon, dict[str, str]]]:
-    """A running gateway without history, and its devices' tokens."""
+    """A running gateway without history, and its devices' tokens. ``prefix`` stands before its command."""
     tokens = furnish(folder, hostile=hostile)
     daemon = Daemon(folder, **{"CAREBELL_COAP__LISTEN": "", "CAREBELL_MQTT__LISTEN": "", **environment})
-    daemon.start()
+    daemon.start(prefix=prefix)
     try:
         yield daemon, tokens
     finally:
