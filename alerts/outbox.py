@@ -102,9 +102,12 @@ class Outbox:
         for pump in self._pumps.values():
             pump.wake()
 
-    def taking(self) -> Taking:
-        """For a transaction that fills the outbox. Call it on the loop, and use it around the write."""
-        return Taking([(pump, places) for pump in self._pumps.values() if (places := pump.reserve())])
+    def taking(self, most: int) -> Taking:
+        """For a transaction that fills the outbox. Call it on the loop, and use it around the write.
+
+        ``most`` dispatches are taken for each destination; places are left to transactions beside this one.
+        """
+        return Taking([(pump, pump.reserve(most)) for pump in self._pumps.values() if pump.is_open()])
 
     def close(self) -> None:
         """Claim nothing more; ``run`` returns when what is under way has ended and is written down."""
@@ -137,10 +140,9 @@ class Taking:
 
     def take(self, connection: apsw.Connection, now_us: int) -> None:
         """The last step of the transaction, in whatever thread that runs."""
-        if self._reserved:
-            self._taken = outbox_rows.claim_each(
-                connection, {pump.name: places for pump, places in self._reserved}, now_us
-            )
+        places = {pump.name: places for pump, places in self._reserved if places}
+        if places:
+            self._taken = outbox_rows.claim_each(connection, places, now_us)
 
     def __enter__(self) -> Self:
         return self
@@ -192,9 +194,16 @@ class _Pump:
         self._closing = True
         self._woken.set()
 
-    def reserve(self) -> int:
-        """Keep the free places for a transaction that may take something; ``begin`` gives them back."""
-        places = self._free() if self._running else 0
+    def is_open(self) -> bool:
+        """Whether anything can be taken for it at all."""
+        return self._running and not self._closing and self._channel.ready()
+
+    def reserve(self, most: int) -> int:
+        """Keep free places for a transaction that may take something; ``begin`` gives them back.
+
+        None is free while others keep them all: ``begin`` then looks again, for what the transaction left behind.
+        """
+        places = min(self._free(), most)
         self._in_flight += places
         return places
 
@@ -229,7 +238,7 @@ class _Pump:
                         if not self._look and (due_us is None or due_us > self._clock.now_us()):
                             wait_s = self._wait_s(due_us)
                             continue
-                    places = self.reserve()
+                    places = self.reserve(self._workers)
                     self._look &= places == 0
                     taken, due_us = await self._turn(places)
                     if places:

@@ -51,7 +51,7 @@ class Taking(Protocol):
 class Filling(Protocol):
     """What is filled here (alerts.outbox.Outbox)."""
 
-    def taking(self) -> AbstractContextManager[Taking]: ...
+    def taking(self, most: int) -> AbstractContextManager[Taking]: ...
 
 
 def no_bookmark(connection: apsw.Connection, seq: int) -> None:
@@ -149,7 +149,7 @@ class AlertService:
             return applied
 
         try:
-            with self._outbox.taking() as taking:
+            with self._outbox.taking(size) as taking:
                 applied = await self._store.write(write)
         except StorageBrokenError:
             raise
@@ -198,7 +198,7 @@ class AlertService:
     async def _fire_some(self, limit: int) -> tuple[int, int | None]:
         """How many were fired, and when the next timer is due."""
         now_us = self._clock.now_us()
-        with self._outbox.taking() as taking:
+        with self._outbox.taking(limit) as taking:
 
             def fire(connection: apsw.Connection) -> tuple[int, int | None]:
                 fired = due.fire_due(connection, now_us, self._policy, limit)

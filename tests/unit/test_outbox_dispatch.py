@@ -397,7 +397,7 @@ def taking(bench: Bench, outbox: Outbox, write: Callable[[Taking], None], until:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run())
             await asyncio.sleep(0.05)
-            with contextlib.suppress(StorageError), outbox.taking() as took:
+            with contextlib.suppress(StorageError), outbox.taking(100) as took:
                 await asyncio.sleep(0.05)  # the pump looks meanwhile, and finds no place
                 write(took)
             async with asyncio.timeout(20):
@@ -482,6 +482,35 @@ class CountingChannel(ToldChannel):
         return receipt
 
 
+@pytest.mark.parametrize("most", [1, 100])
+def test_what_a_transaction_fills_beside_another_that_keeps_every_place_is_not_left_lying(
+    bench: Bench, most: int
+) -> None:
+    """Timers fire in one transaction while a press is written in another: the press must not wait for the poll."""
+    channel = ToldChannel()
+    outbox = Outbox(
+        bench.store, {"a": channel}, bench.clock, handlers={"x": bench.notes}, technician=bench.notes,
+        rng=random.Random(3), workers=2, poll_s=3600.0,
+    )  # fmt: skip
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outbox.run())
+            async with asyncio.timeout(60):
+                await asyncio.sleep(0.05)  # its first look finds nothing
+                now_us = bench.clock.now_us()
+                with outbox.taking(100) as timers:
+                    with outbox.taking(most) as press:
+                        bench.put()
+                        press.take(bench.store.connection, now_us)
+                    timers.take(bench.store.connection, now_us - 1)
+                while bench.states()["done"] < 1:
+                    await asyncio.sleep(0.002)
+            outbox.close()
+
+    asyncio.run(main())
+
+
 def test_the_pump_and_transactions_together_keep_to_the_places(bench: Bench, tmp_path: Path) -> None:
     bench.store.close()
     bench.store = SlowStore(tmp_path)
@@ -496,7 +525,7 @@ def test_the_pump_and_transactions_together_keep_to_the_places(bench: Bench, tmp
                 for number in range(60):
                     bench.put(key=f"person/P-{number}")
                     outbox.wake()
-                    with outbox.taking() as took:
+                    with outbox.taking(100) as took:
                         await bench.store.write(lambda c, took=took: took.take(c, bench.clock.now_us()))  # type: ignore[misc]
                 while bench.states()["done"] < 60:
                     await asyncio.sleep(0.002)
