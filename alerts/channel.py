@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import apsw
 from msgspec import Struct, field
@@ -16,6 +16,7 @@ class Dispatch(Struct, frozen=True, kw_only=True):
 
     ``payload`` holds references, no personal data. ``attempt`` counts from 1. ``uncertain``: an earlier attempt may
     have had its effect, so ask the destination before sending again. ``idempotency_key`` stays over all attempts.
+    ``prepared`` is what the channel's ``prepare`` gave, None when it has none or failed.
     """
 
     id: int
@@ -30,6 +31,7 @@ class Dispatch(Struct, frozen=True, kw_only=True):
     uncertain: bool
     created_at_us: int
     expires_at_us: int | None
+    prepared: Any = None
 
 
 class Receipt(Struct, frozen=True):
@@ -51,6 +53,17 @@ class Channel(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A channel that reads what it needs in the transaction that takes its dispatches: the way to a read of its own
+    is long beside a busy loop.
+    """
+
+    def prepare(self, connection: apsw.Connection, dispatch: Dispatch) -> Any:
+        """What ``send`` will need, or None; quick. Its failure is no failure of the transaction."""
+        ...
 
 
 class DeliveryHandler(Protocol):

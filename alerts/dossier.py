@@ -18,6 +18,7 @@ from alerts import rows
 from alerts.policy_files import read_snapshot
 from alerts.policy_schema import LadderName, Snapshot
 from alerts.rows import Alert
+from gateway import audit
 from gateway.errors import NotFoundError
 
 SNAPSHOTS_KEPT: Final = 256
@@ -109,7 +110,7 @@ class Timers:
 class Dossier:
     """One alert. ``load`` reads it; made directly it is that of an alert which is not in the file yet."""
 
-    __slots__ = ("_changed", "alert", "masking", "order", "order_known", "policy_hash", "rungs", "timers")
+    __slots__ = ("_changed", "_viewed", "alert", "masking", "order", "order_known", "policy_hash", "rungs", "timers")
 
     def __init__(self, alert: Alert) -> None:
         self.alert = alert
@@ -121,6 +122,7 @@ class Dossier:
         self.order_known = True
         """False when ``order`` was changed in the file since."""
         self._changed: set[str] = set()
+        self._viewed: tuple[Alert, Order | None, msgspec.Raw] | None = None
 
     def order_under_way(self) -> Order | None:
         """The alert's order that has not ended: unsent, sent, or refused and waiting for a person."""
@@ -142,17 +144,18 @@ class Dossier:
             self._changed.clear()
         self.timers.write(connection)
 
-    def view(self, connection: apsw.Connection) -> dict[str, Any]:
-        """rows.view, without asking for what is known."""
+    def view(self, connection: apsw.Connection) -> msgspec.Raw:
+        """rows.view as audit.canonical makes it, without asking for what is known."""
+        order, last = self.order, self._viewed
+        if self.order_known and last is not None and last[0] is self.alert and last[1] is order:
+            return last[2]
         if not self.order_known:
-            return rows.view(connection, self.alert)
-        order = self.order
-        return rows.shown(
-            self.alert,
-            None
-            if order is None
-            else (order.order_id, order.status, order.state, order.category, order.requested_at_us, order.error),
-        )
+            shown = rows.view(connection, self.alert)
+        else:
+            shown = rows.shown(self.alert, None if order is None else msgspec.structs.astuple(order)[:6])
+        view = msgspec.Raw(audit.canonical(shown))
+        self._viewed = (self.alert, order, view)
+        return view
 
 
 _RUNG_NAMES: Final = Rung.__struct_fields__

@@ -29,15 +29,26 @@ ACCEPTED_LATE: Final = Counter(
 def fire_due(connection: apsw.Connection, now_us: int, policy: Policy, limit: int = 100) -> int:
     """Fire at most ``limit`` due timers, each once; one that no longer fits does nothing. Returns how many."""
     due = timers.take_due(connection, now_us, limit)
+    seen: dict[str, Dossier] = {}
     for timer in due:
-        dossier = load(connection, timer.alert_id)
-        fire = _FIRE.get(timer.kind)
-        if fire is not None:
-            fire(connection, dossier, timer, now_us, policy)
+        dossier = seen.get(timer.alert_id)
+        if dossier is None:
+            dossier = seen[timer.alert_id] = load(connection, timer.alert_id)
+        order = _FIRE_ORDER.get(timer.kind)
+        if order is None:
+            _FIRE[timer.kind](connection, dossier, timer, now_us, policy)
             dossier.write(connection)
         else:
-            _FIRE_ORDER[timer.kind](connection, dossier.alert, timer, now_us, policy)
+            order(connection, dossier.alert, timer, now_us, policy)
+        if timer.kind not in _ALONE:
+            seen.clear()
     return len(due)
+
+
+_ALONE: Final = frozenset(
+    {"remind", "remind_calmly", "ladder_operator", "ladder_family", "present", "accept_target", "accept_sla"}
+)
+"""Timers that change nothing of an alert but what its dossier has."""
 
 
 def _do(

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import apsw
+import msgspec
 import structlog
 from msgspec import Struct
 from prometheus_client import Counter, Gauge, Histogram
@@ -21,6 +22,7 @@ from alerts.channel import (
     Dispatch,
     InFlightError,
     NotNeededError,
+    Preparing,
     Receipt,
     ServerFailedError,
     Technician,
@@ -140,9 +142,10 @@ class Taking:
 
     def take(self, connection: apsw.Connection, now_us: int) -> None:
         """The last step of the transaction, in whatever thread that runs."""
-        places = {pump.name: places for pump, places in self._reserved if places}
-        if places:
-            self._taken = outbox_rows.claim_each(connection, places, now_us)
+        if self._reserved:
+            places = {pump.name: places for pump, places in self._reserved}
+            taken = outbox_rows.claim_each(connection, places, now_us)
+            self._taken = {pump.name: pump.prepare(connection, taken[pump.name]) for pump, _ in self._reserved}
 
     def __enter__(self) -> Self:
         return self
@@ -179,9 +182,8 @@ class _Pump:
         self._breaker = Breaker(rng)
         self._woken = asyncio.Event()
         self._closing = False
-        self._running = False
         self._look = True  # whether there may be something to take; stays until there was a place to take it into
-        self._given: list[Dispatch] = []
+        self._group: asyncio.TaskGroup | None = None
         self._in_flight = 0
         self._ended: list[Outcome] = []
         self._signals: list[str] = []  # what the technician has to be told: a reason, or "" for working again
@@ -194,69 +196,78 @@ class _Pump:
         self._closing = True
         self._woken.set()
 
-    def is_open(self) -> bool:
-        """Whether anything can be taken for it at all."""
-        return self._running and not self._closing and self._channel.ready()
-
-    def reserve(self, most: int) -> int:
-        """Keep free places for a transaction that may take something; ``begin`` gives them back.
-
-        None is free while others keep them all: ``begin`` then looks again, for what the transaction left behind.
-        """
-        places = min(self._free(), most)
+    def reserve(self) -> int:
+        """Keep the free places for a transaction that may take something; ``begin`` gives them back."""
+        places = 0 if self._group is None else self._free()
         self._in_flight += places
         return places
+
+    def prepare(self, connection: apsw.Connection, taken: list[Dispatch]) -> list[Dispatch]:
+        """In the transaction that took them: with what their channel needs of the file."""
+        channel = self._channel
+        if not isinstance(channel, Preparing):
+            return taken
+        return [msgspec.structs.replace(each, prepared=self._prepared(connection, channel, each)) for each in taken]
+
+    def _prepared(self, connection: apsw.Connection, channel: Preparing, dispatch: Dispatch) -> Any:
+        try:
+            return channel.prepare(connection, dispatch)
+        except (apsw.BusyError, apsw.FullError, apsw.IOError, apsw.CorruptError):
+            raise  # the disk, not the dispatch
+        except Exception as error:  # noqa: BLE001 - one dispatch must not stop the others (architecture, errors)
+            _log.warning("dispatch_not_prepared", dispatch_id=dispatch.id, error=type(error).__name__)
+            return None
 
     def begin(self, places: int, taken: Sequence[Dispatch]) -> None:
         """Attempt what was taken into reserved places; the others are free again."""
         self._in_flight -= places - len(taken)
-        self._given += taken
+        if self._group is not None:  # else this destination has ended, and the next start asks for them
+            for dispatch in taken:
+                self._group.create_task(self._attempt(dispatch))
         self._look |= len(taken) == places
-        if taken or self._look or self._closing:
+        if self._look or self._closing:
             self._woken.set()
 
     def condition(self) -> str:
         return self._breaker.state.value if self._channel.ready() else "unconfigured"
 
     async def run(self) -> None:
-        wait_s = 0.0
-        due_us: int | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                self._running = True
-                while not (self._closing and self._in_flight == 0 and not self._ended):
-                    await self._pause(wait_s)
-                    begun = self._begun()
-                    for dispatch in begun:
-                        group.create_task(self._attempt(dispatch))
-                    if not (self._ended or self._signals):
-                        if self._free() == 0:
-                            wait_s = self._wait_s(None)
-                            continue
-                        if not self._look and not begun:
-                            due_us = await self._first_due_us()
-                        if not self._look and (due_us is None or due_us > self._clock.now_us()):
-                            wait_s = self._wait_s(due_us)
-                            continue
-                    places = self.reserve(self._workers)
-                    self._look &= places == 0
-                    taken, due_us = await self._turn(places)
-                    if places:
-                        self.begin(places, taken)
-                    wait_s = self._wait_s(due_us)
+                self._group = group
+                try:
+                    await self._pump()
+                finally:
+                    self._group = None
         finally:
-            self._running = False
             await self._channel.close()
+
+    async def _pump(self) -> None:
+        wait_s = 0.0
+        due_us: int | None = None
+        while not (self._closing and self._in_flight == 0 and not self._ended):
+            await self._pause(wait_s)
+            if not (self._ended or self._signals):
+                if self._free() == 0:
+                    wait_s = self._wait_s(None)
+                    continue
+                if not self._look:
+                    due_us = await self._first_due_us()
+                if not self._look and (due_us is None or due_us > self._clock.now_us()):
+                    wait_s = self._wait_s(due_us)
+                    continue
+            places = self.reserve()
+            self._look &= places == 0
+            taken, due_us = await self._turn(places)
+            if places:
+                self.begin(places, taken)
+            wait_s = self._wait_s(due_us)
 
     async def _pause(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(wait_s, 0.0)):
                 await self._woken.wait()
         self._woken.clear()
-
-    def _begun(self) -> list[Dispatch]:
-        given, self._given = self._given, []
-        return given
 
     def _free(self) -> int:
         if self._closing or not self._channel.ready():
@@ -286,7 +297,7 @@ class _Pump:
             for reason in signals:
                 self._technician(connection, self.name, reason, now_us)
             taken = outbox_rows.claim(connection, self.name, free, now_us) if free > 0 else []
-            return taken, outbox_rows.next_due_us(connection, self.name, after_us=now_us)
+            return self.prepare(connection, taken), outbox_rows.next_due_us(connection, self.name, after_us=now_us)
 
         try:
             return await self._store.write(turn)

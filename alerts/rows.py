@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from functools import lru_cache
 from typing import Any, Final
 
 import apsw
@@ -161,6 +162,8 @@ def open_alerts_of_device(connection: apsw.Connection, device_id: str) -> list[A
     return [alert_of(row) for row in rows]
 
 
+_iso: Final = lru_cache(maxsize=1024)(iso)
+"""One moment is told again and again: of an alert's raising, by every step of its ladders."""
 ORDER_COLUMNS: Final = (
     "r.order_id, r.status, coalesce(o.state, iif(r.order_id IS NULL, 'superseded', 'done')), r.category,"
     " r.requested_at_us, coalesce(o.last_error, '')"
@@ -197,10 +200,10 @@ def shown(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
         "verified": alert.verified,
         "late": alert.late,
         "occurrences": alert.occurrences,
-        "raised_at": iso(alert.raised_at_us),
-        "updated_at": iso(alert.updated_at_us),
-        "occurred_at": iso(alert.occurred_at_us),
-        "resolved_at": None if alert.resolved_at_us is None else iso(alert.resolved_at_us),
+        "raised_at": _iso(alert.raised_at_us),
+        "updated_at": _iso(alert.updated_at_us),
+        "occurred_at": _iso(alert.occurred_at_us),
+        "resolved_at": None if alert.resolved_at_us is None else _iso(alert.resolved_at_us),
         "rule_id": alert.rule_id,
         "rule_version": alert.rule_version,
         "previous_id": alert.previous_id,
@@ -214,7 +217,7 @@ def shown(alert: Alert, order: tuple[Any, ...] | None) -> dict[str, Any]:
             "state": state,
             "category": category,
             "number": alert.order_number,
-            "requested_at": iso(requested_at_us),
+            "requested_at": _iso(requested_at_us),
             "error": error or None,
         }
     return told

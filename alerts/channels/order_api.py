@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 import apsw
 import httpx2
 import msgspec
+from msgspec import Struct
 
-from alerts import completeness, order_requests, promises, rows
+from alerts import completeness, order_requests, rows
 from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
-from alerts.order_requests import OrderRequest
 from alerts.rows import Alert
 from gateway.clock import iso
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError
@@ -108,6 +108,12 @@ class OrderApi:
     async def close(self) -> None:
         await self._client.aclose()
 
+    def prepare(self, connection: apsw.Connection, dispatch: Dispatch) -> Any:
+        """The body of a first attempt, which is sent at once; a later one asks before it sends."""
+        if dispatch.uncertain:
+            return None
+        return order_body(connection, dispatch.alert_id, int(dispatch.payload["number"]), self._details)
+
     async def send(self, dispatch: Dispatch) -> Receipt:
         number = int(dispatch.payload["number"])
         headers = self._headers()
@@ -115,7 +121,9 @@ class OrderApi:
             found = await self._find(dispatch, number)
             if found is not None:
                 return found
-        body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
+        body = dispatch.prepared
+        if body is None:
+            body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
         held = completeness.check(body["category"], body).held
         if held:
             raise DeliveryRefusedError(f"{completeness.INCOMPLETE}{', '.join(held)}")
@@ -194,19 +202,36 @@ class OrderApi:
             ) from error
 
 
+class Requested(Struct, frozen=True):
+    """What an order's request says of it."""
+
+    number: int
+    category: str
+    priority: int
+    service_code: str
+    readings: str
+
+
+_REQUESTED: Final = ("r.category", "r.priority", "r.service_code", "r.readings", "p.due_at_us")
+_ORDER: Final = (
+    f"SELECT {rows.COLUMNS}, {', '.join(_REQUESTED)} FROM order_request r JOIN alert ON alert.id = r.alert_id"  # noqa: S608 - columns of ours
+    " LEFT JOIN order_promise p ON p.alert_id = r.alert_id WHERE r.alert_id = ? AND r.number = ?"
+)
+
+
 def order_body(connection: apsw.Connection, alert_id: str, number: int, details: OrderDetails) -> dict[str, Any]:
     """The order of a request, as the contract writes it. The same for every attempt unless the registry changed.
 
     Raises DeliveryRefusedError when the request is gone.
     """
-    order = order_requests.get(connection, alert_id, number)
-    if order is None:
+    row: Any = connection.execute(_ORDER, (alert_id, number)).fetchone()
+    if row is None:
         raise DeliveryRefusedError(f"order request {number} of alert {alert_id} is not there any more")
-    alert = rows.get(connection, alert_id)
+    alert, due_at_us = rows.alert_of(row[: -len(_REQUESTED)]), row[-1]
+    order = Requested(number, *row[-len(_REQUESTED) : -1])
     person = details.person(connection, alert.person_id) if alert.person_id else None
     device = details.device(connection, alert.device_id) if alert.device_id else None
     title, description = _words(alert, order, person_known=person is not None)
-    promise = promises.get(connection, alert_id)
     body: dict[str, Any] = {
         "external_ref": alert.id,
         "service_code": order.service_code,
@@ -227,14 +252,14 @@ def order_body(connection: apsw.Connection, alert_id: str, number: int, details:
         "preferred_organization": (person or {}).get("preferred_organization"),
         "occurred_at": iso(alert.occurred_at_us),
         "raised_at": iso(alert.raised_at_us),
-        "due_at": None if promise is None else iso(promise.due_at_us),
+        "due_at": None if due_at_us is None else iso(due_at_us),
         "readings": msgspec.json.decode(order.readings),
     }
     body["completeness"] = completeness.check(order.category, body).view()
     return body
 
 
-def _words(alert: Alert, order: OrderRequest, *, person_known: bool) -> tuple[str, str]:
+def _words(alert: Alert, order: Requested, *, person_known: bool) -> tuple[str, str]:
     chinese, english = TITLES.get(alert.kind, (alert.kind, alert.kind.replace("_", " ")))
     chinese_notes, english_notes = [], []
     for applies, in_chinese, in_english in (

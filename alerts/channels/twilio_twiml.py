@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
+import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -101,20 +101,16 @@ def reply(
     question: Question = "take",
 ) -> str:
     """The answer to a key. One without a meaning is asked for again at ``again_url``; None when it was the last try."""
-    response = ET.Element("Response")
     voice = voices[language]
     known = _REPLIES[question].get(digits)
     unheard = _NO_KEY[question]
     if known is not None or not digits:
-        _say(response, (known or unheard)[language], voice)
+        said = _say((known or unheard)[language], voice)
     elif again_url is None:
-        _say(response, _NO_CHOICE[language] + unheard[language], voice)
+        said = _say(_NO_CHOICE[language] + unheard[language], voice)
     else:
-        _say(response, _NO_CHOICE[language], voice)
-        gather = _gather(response, again_url)
-        _say(gather, _KEYS[question][language], voice)
-    ET.SubElement(response, "Hangup")
-    return _text(response)
+        said = _say(_NO_CHOICE[language], voice) + _gather(again_url, _say(_KEYS[question][language], voice))
+    return _response(said + _HANGUP)
 
 
 def join(room: str, label: str, *, callbacks: Mapping[str, str], record: bool) -> str:
@@ -122,10 +118,7 @@ def join(room: str, label: str, *, callbacks: Mapping[str, str], record: bool) -
 
     ``callbacks`` has ``status`` and ``recording``.
     """
-    response = ET.Element("Response")
-    dial = ET.SubElement(response, "Dial")
-    conference = ET.SubElement(
-        dial,
+    conference = _element(
         "Conference",
         {
             "startConferenceOnEnter": "true",
@@ -137,41 +130,30 @@ def join(room: str, label: str, *, callbacks: Mapping[str, str], record: bool) -
             "statusCallbackEvent": "start end join leave mute hold",
             "recordingStatusCallback": callbacks["recording"],
         },
+        _escaped(room),
     )
-    conference.text = room
-    return _text(response)
+    return _response(_element("Dial", {}, conference))
 
 
 def nothing() -> str:
-    return _text(ET.Element("Response"))
+    return _response("")
 
 
 def goodbye(language: Language, voices: Mapping[Language, Voice] = VOICES) -> str:
-    response = ET.Element("Response")
-    _say(response, _ENDED[language], voices[language])
-    ET.SubElement(response, "Hangup")
-    return _text(response)
+    return _response(_say(_ENDED[language], voices[language]) + _HANGUP)
 
 
 def _call(notice: Notice, speech: str, gather_url: str, voice: Voice) -> str:
-    response = ET.Element("Response")
-    into = _gather(response, gather_url) if notice.wants_answer else response
-    ET.SubElement(into, "Pause", {"length": "1"})
-    for _ in range(2):
-        _say(into, speech, voice)
-        if notice.wants_answer:
-            _say(into, _KEYS[notice.question][notice.language], voice)
-        ET.SubElement(into, "Pause", {"length": "1"})
+    said = _say(speech, voice)
     if not notice.wants_answer:
-        _say(response, _ENDED[notice.language], voice)
-    ET.SubElement(response, "Hangup")
-    return _text(response)
+        return _response(_PAUSE + 2 * (said + _PAUSE) + _say(_ENDED[notice.language], voice) + _HANGUP)
+    said += _say(_KEYS[notice.question][notice.language], voice) + _PAUSE
+    return _response(_gather(gather_url, _PAUSE + 2 * said) + _HANGUP)
 
 
-def _gather(parent: ET.Element, action_url: str) -> ET.Element:
+def _gather(action_url: str, content: str) -> str:
     """``actionOnEmptyResult``: silence is told as well. ``finishOnKey`` "": a # is a key like others."""
-    return ET.SubElement(
-        parent,
+    return _element(
         "Gather",
         {
             "input": "dtmf",
@@ -182,19 +164,16 @@ def _gather(parent: ET.Element, action_url: str) -> ET.Element:
             "method": "POST",
             "actionOnEmptyResult": "true",
         },
+        content,
     )
 
 
-def _say(parent: ET.Element, words: str, voice: Voice) -> None:
-    say = ET.SubElement(parent, "Say", {"language": voice.language, "voice": voice.voice})
-    lines = words.split("\n")
-    if not voice.rate:
-        say.text = " ".join(lines)
-        return
-    spoken = ET.SubElement(say, "prosody", {"rate": voice.rate})
-    spoken.text = lines[0]
-    for line in lines[1:]:
-        ET.SubElement(spoken, "break", {"time": LINE_PAUSE}).tail = line
+def _say(words: str, voice: Voice) -> str:
+    lines = [_escaped(line) for line in words.split("\n")]
+    spoken = _BREAK.join(lines) if voice.rate else " ".join(lines)
+    if voice.rate:
+        spoken = _element("prosody", {"rate": voice.rate}, spoken)
+    return _element("Say", {"language": voice.language, "voice": voice.voice}, spoken)
 
 
 def _shorter(speech: str, length: int) -> str:
@@ -204,19 +183,24 @@ def _shorter(speech: str, length: int) -> str:
     return cut[: end + 1] if end >= length // 2 else cut
 
 
-def _text(root: ET.Element) -> str:
-    """ASCII with character references would cost six times the room: Chinese stays itself. XML 1.0 forbids the rest."""
-    for element in root.iter():
-        element.text = _sound(element.text)
-        element.tail = _sound(element.tail)
-    return '<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="unicode")
+def _response(content: str) -> str:
+    """Chinese stays itself: ASCII with character references would cost six times the room."""
+    return '<?xml version="1.0" encoding="UTF-8"?>' + _element("Response", {}, content)
 
 
-def _sound(text: str | None) -> str | None:
-    if not text:
-        return text
-    return "".join(c if c >= " " and c not in "\x7f\ufffe\uffff" and not _surrogate(c) else " " for c in text)
+def _element(name: str, attributes: Mapping[str, str], content: str = "") -> str:
+    """``content`` is XML already."""
+    written = "".join(f' {key}="{_escaped(value)}"' for key, value in attributes.items())
+    return f"<{name}{written}>{content}</{name}>" if content else f"<{name}{written} />"
 
 
-def _surrogate(character: str) -> bool:
-    return 0xD800 <= ord(character) <= 0xDFFF
+def _escaped(text: str) -> str:
+    """For the content of an element or of a quoted attribute. What XML 1.0 forbids becomes a space, as does a tab."""
+    sound = _UNSOUND.sub(" ", text)
+    return sound.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+_UNSOUND: Final = re.compile("[\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+_PAUSE: Final = _element("Pause", {"length": "1"})
+_HANGUP: Final = _element("Hangup", {})
+_BREAK: Final = _element("break", {"time": LINE_PAUSE})

@@ -78,8 +78,12 @@ def fences_of(connection: apsw.Connection, person_id: str) -> tuple[Fence, ...]:
 
 def order_details(connection: apsw.Connection, person_id: str, device_id: str) -> dict[str, Any]:
     """What an order says of the person and the device (contracts, section 5); members that are not known are null."""
-    person: dict[str, Any] = next(rows(connection, "SELECT * FROM person WHERE id = ?", (person_id,)), {})
-    device: dict[str, Any] = next(rows(connection, "SELECT model, profile FROM device WHERE id = ?", (device_id,)), {})
+    person: dict[str, Any] = {}
+    device: dict[str, Any] = {}
+    if person_id:
+        person = next(rows(connection, "SELECT * FROM person WHERE id = ?", (person_id,)), person)
+    if device_id:
+        device = next(rows(connection, "SELECT model, profile FROM device WHERE id = ?", (device_id,)), device)
     return {
         "person": {
             "id": person_id or None,
