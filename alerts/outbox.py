@@ -142,10 +142,14 @@ class Taking:
 
     def take(self, connection: apsw.Connection, now_us: int) -> None:
         """The last step of the transaction, in whatever thread that runs."""
-        if self._reserved:
-            places = {pump.name: places for pump, places in self._reserved}
+        places = {pump.name: places for pump, places in self._reserved if places}
+        if places:
             taken = outbox_rows.claim_each(connection, places, now_us)
-            self._taken = {pump.name: pump.prepare(connection, taken[pump.name]) for pump, _ in self._reserved}
+            self._taken = {
+                pump.name: pump.prepare(connection, taken[pump.name])
+                for pump, _ in self._reserved
+                if pump.name in taken
+            }
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +200,16 @@ class _Pump:
         self._closing = True
         self._woken.set()
 
-    def reserve(self) -> int:
-        """Keep the free places for a transaction that may take something; ``begin`` gives them back."""
-        places = 0 if self._group is None else self._free()
+    def is_open(self) -> bool:
+        """Whether anything can be taken for it at all."""
+        return self._group is not None and not self._closing and self._channel.ready()
+
+    def reserve(self, most: int) -> int:
+        """Keep free places for a transaction that may take something; ``begin`` gives them back.
+
+        None is free while others keep them all: ``begin`` then looks again, for what the transaction left behind.
+        """
+        places = min(self._free(), most)
         self._in_flight += places
         return places
 
@@ -256,7 +267,8 @@ class _Pump:
                 if not self._look and (due_us is None or due_us > self._clock.now_us()):
                     wait_s = self._wait_s(due_us)
                     continue
-            places = self.reserve()
+            only_ended = self._ended and not self._look
+            places = self.reserve(max(1, self._workers // 3) if only_ended else self._workers)
             self._look &= places == 0
             taken, due_us = await self._turn(places)
             if places:
