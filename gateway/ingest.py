@@ -23,7 +23,7 @@ from gateway.model import (
     Urgency,
     Verdict,
 )
-from gateway.ports import Codec, CommittedListener, Directory, Profiles
+from gateway.ports import Codec, CommittedListener, Directory, Profiles, VerdictFuture
 from gateway.storage.dedup import NAMED, Marks, content_key, digest_of
 
 LINGER_S: Final = 0.25
@@ -33,8 +33,9 @@ QUICK_COMMITS_PER_S: Final = 4.0  # what flash storage bears for years
 QUICK_COMMITS_BURST: Final = 240.0
 GROUP_RECORDS: Final = 2000
 GROUP_BYTES: Final = 4 << 20
-SLICE: Final = 200  # records that the listeners get in one turn of the loop
+SLICE: Final = 100  # records that the listeners get in one turn of the loop
 PUMP_S: Final = 0.002  # and no longer than this
+AT_ONCE: Final = 500  # records that an emergency and what is before it may be, to be handed over without waiting
 BACKLOG: Final = 20_000
 UNVERIFIED_FAULT: Final = "credential missing or wrong: only emergency signals are used"
 
@@ -137,7 +138,7 @@ class JournalIngest:
         group = self._open.get(emergency)
         if group is None:
             group = self._open[emergency] = _Group(
-                self._loop.create_future(),
+                VerdictFuture(loop=self._loop),
                 emergency=emergency,
                 started_s=self._loop.time(),
                 failures=self._failures,
@@ -377,19 +378,22 @@ class JournalIngest:
             doubtful = group.has_duplicates and group.failures != self._failures
             group.future.set_result(Verdict.RETRY if doubtful else Verdict.ACCEPTED)
             if group.records:
-                self._hand_over(Committed(outcome, group.records))
+                self._hand_over(Committed(outcome, group.records), emergency=group.emergency)
         if self._open and self._timer is None and not self._in_flight:
             waited_s = self._loop.time() - min(waiting.started_s for waiting in self._open.values())
             self._timer = self._loop.call_later(max(0.0, self._linger_s() - waited_s), self._flush)
 
-    def _hand_over(self, committed: Committed) -> None:
+    def _hand_over(self, committed: Committed, *, emergency: bool) -> None:
         self._backlog.append(committed)
         self._backlog_records += len(committed.records)
-        if not self._pumping:
-            self._pumping = True
-            self._loop.call_soon(self._pump)
         while self._backlog_records > BACKLOG:  # the listeners are slower than the devices: let the devices wait
             self._pump_slice()
+        if emergency and self._backlog_records <= AT_ONCE:
+            while self._backlog:
+                self._pump_slice()
+        elif not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         until_s = self._loop.time() + PUMP_S

@@ -13,6 +13,27 @@ from gateway.model import Actor, Committed, DeviceBinding, Effect, Frame, Positi
 T = TypeVar("T")
 
 
+class VerdictFuture(asyncio.Future[Verdict]):
+    """A future that tells some before the turn of the loop in which it is set ends: a full loop's turn is milliseconds.
+
+    ``promptly`` is for what is short and raises nothing; ordinary callbacks come with the next turn, as always.
+    """
+
+    _prompt: Callable[[asyncio.Future[Verdict]], None] | None = None
+
+    def promptly(self, told: Callable[[asyncio.Future[Verdict]], None]) -> None:
+        """Call this with the future as soon as it is set; at most one is told so, further ones a turn later."""
+        if self._prompt is None and not self.done():
+            self._prompt = told
+        else:
+            self.add_done_callback(told)
+
+    def set_result(self, result: Verdict) -> None:
+        super().set_result(result)
+        if self._prompt is not None:
+            self._prompt(self)
+
+
 class Ingest(Protocol):
     """The only road in."""
 

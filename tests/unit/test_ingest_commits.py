@@ -133,6 +133,21 @@ def test_listeners_get_every_record_once_in_order_and_in_slices() -> None:
     play(story)
 
 
+def test_an_emergency_is_handed_over_with_its_verdict_and_behind_what_came_before_it() -> None:
+    async def story(world: Setting) -> None:
+        heard: list[int] = []
+        world.ingest.listen(lambda committed: heard.extend(range(committed.first_seq, committed.last_seq + 1)))
+        before = world.ingest.offer([frame(STEP % (number, 1)) for number in range(3 * module.SLICE)])
+        press = world.ingest.offer([frame(SOS % 9999)])
+        press.add_done_callback(lambda _future: heard.append(0))
+        while not press.done():
+            await asyncio.sleep(0)
+        assert before.done()
+        assert heard[: 3 * module.SLICE + 1] == list(range(1, 3 * module.SLICE + 2))
+
+    play(story, linger_max_s=30.0)
+
+
 def test_the_backlog_of_listeners_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BACKLOG", 500)
 

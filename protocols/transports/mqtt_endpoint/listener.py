@@ -64,8 +64,9 @@ class Listener:
         self.limits = limits
         self.spawn = spawn
         self.authenticating = asyncio.Semaphore(limits.authentications)
-        self.acks = Acks()
-        self.turns = Turns(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.acks = Acks(loop)
+        self.turns = Turns(loop)
         self.wheel = Wheel(clock.monotonic_s())
         self.connections: set[Any] = set()
         self.pending = 0  # publishes that wait for their commit
