@@ -184,6 +184,7 @@ class Gateway:
             "load": parts.load.run(),
             "registry": self._follow_registry(parts),
             "unknown": self._write_unknown(parts),
+            "replay": parts.replaying.run(),
             "watchdog": watch(self._notifier, parts.health.probe, progress),
         }
 

@@ -63,6 +63,7 @@ from gateway.receivers import ReceiverCodecs, Receivers
 from gateway.registry.directory import Registry
 from gateway.registry.people import order_details
 from gateway.registry.unknown import UnknownDevices
+from gateway.replaying.task import Replaying
 from gateway.serial_lines import SerialLines
 from gateway.storage.call_retention import Retention
 from gateway.storage.database import FILE_NAME
@@ -167,6 +168,7 @@ class Parts:
             self.ingest.listen(listener)
         self.ingest.listen(self.recent.observe)
         self.ingest.listen(lambda committed: self.feed.committed(committed.last_seq))
+        self.replaying = Replaying(ingest=self.ingest, store=self.writer, directory=self.registry, clock=clock)
         self._build_mqtt(tls)
         self._build_transports()
         self._build_health()

@@ -18,6 +18,9 @@ AFTER_EFFECTS: Final = "after_effects"  # the alert, its audit row and its dispa
 AFTER_SENDING: Final = "after_sending"  # the destination has answered; that is not yet written down
 
 POINTS: Final = (BEFORE_COMMIT, AFTER_COMMIT, BEFORE_JUDGING, BEFORE_EFFECTS, AFTER_EFFECTS, AFTER_SENDING)
+"""Those on every press's way."""
+
+REPLAY_COMMITTED: Final = "replay_committed"  # a slice of a replay is in the journal, and its rows still wait
 
 _name, _, _count = os.environ.get("CAREBELL_CRASH", "").partition(":")
 _left = int(_count or 1)

@@ -199,7 +199,9 @@ class RulesEngine:
         device = self._roster.device(record.device_id, record.person_id, record.received_at_us)
         person = device.person
         reading = record.reading
-        now_us = record.received_at_us
+        # What a replay tells anew was received before the device was last heard: it does not speak now.
+        told_anew = reading is not None and reading.stored and record.received_at_us <= device.heard_us
+        now_us = device.heard_us if told_anew else record.received_at_us
         effects: list[Effect] = []
         touched: list[Rule[Any]] = []
         if reading is not None and person is not None:
@@ -227,7 +229,7 @@ class RulesEngine:
         device.heard_us = now_us
         if when.lag_us is not None:
             device.lag_us, device.lag_at_us = when.lag_us, now_us
-        if device.silence is not None and person is not None:
+        if device.silence is not None and person is not None and not told_anew:
             heard = Observed(
                 at_us=now_us, subject="", person_id=record.person_id, device_id=record.device_id, heard_us=now_us,
                 fix=device.fix, seq=seq, received_at_us=now_us, occurred_at_us=now_us, reading=_NO_READING,

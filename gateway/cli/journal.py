@@ -55,7 +55,7 @@ def list_records(
             if json_output:
                 print_json(row)
             else:
-                what = " ".join(_brief(item) for item in row["observations"])
+                what = " ".join(brief(item) for item in row["observations"])
                 if row["fault"]:
                     what = f"{what} [{row['fault']}]".lstrip()
                 print(f"{row['seq']:>10}  {row['received_at']}  {row['device_id'] or row['device_key'] or '?'}  {what}")
@@ -102,7 +102,8 @@ def _rows(connection: apsw.Connection, from_seq: int, *, with_payload: bool) -> 
                 yield row
 
 
-def _brief(observation: dict[str, Any]) -> str:
+def brief(observation: dict[str, Any]) -> str:
+    """One observation in a word or two."""
     match observation["kind"]:
         case "measurement":
             return f"{observation['metric']}={observation['value']:g}"

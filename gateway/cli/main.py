@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "keys": ("gateway.cli.keys", "API keys: add, list, revoke."),
     "users": ("gateway.cli.users", "Who signs in to the pages: add, list, disable, enable, reset."),
     "journal": ("gateway.cli.journal", "What is in the journal: stat, list."),
+    "replay": ("gateway.cli.replay", "Understand the journal's frames again; repair what was not understood then."),
     "alerts": ("gateway.cli.alerts", "Alerts: list, show, accept, progress, release, resolve, note, redispatch."),
     "notify": ("gateway.cli.notify", "What messages and calls say: preview, lint."),
     "calls": ("gateway.cli.calls", "The call log: list, show, export; hold, holds, release."),

@@ -33,7 +33,7 @@ KERNEL = frozenset(
 ROOF = ("gateway.app", "gateway.cli", "gateway.assembly", "gateway.downlink", "gateway.notifying", "gateway.telemetry",
         "gateway.feeding", "gateway.terminals", "gateway.receivers", "gateway.serial_lines", "gateway.telephones",
         "gateway.cti", "gateway.mobile", "gateway.mqtt", "gateway.brokers", "gateway.outdoors",
-        "gateway.nearby", "gateway.faces")  # fmt: skip
+        "gateway.nearby", "gateway.faces", "gateway.replaying")  # fmt: skip
 FLOOR = ("protocols", "device_profiles", "rules", "alerts", "simulators")
 """Units that import the kernel and themselves. Of gateway, each module or package is such a unit."""
 

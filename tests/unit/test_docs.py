@@ -171,25 +171,12 @@ def test_every_command_is_documented() -> None:
         assert [sub for sub in sorted(subcommands) if not re.search(rf"\b{sub}\b", where)] == [], name
 
 
-NOT_YET = {("replay", "")}
-"""What docs/operations.md says does not exist."""
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_shows_a_command_that_does_not_exist(page: Path) -> None:
     known = commands()
     for name, sub in mentioned(read(page)):
-        if (name, sub) in NOT_YET:
-            continue
         assert name in known, f"{page.name}: carebell {name}"
         assert not (known[name] and sub) or sub in known[name], f"{page.name}: carebell {name} {sub}"
-
-
-def test_what_is_said_not_to_exist_does_not() -> None:
-    known = commands()
-    assert [(name, sub) for name, sub in NOT_YET if name in known and (not sub or sub in known[name])] == []
-    text = read(DOCS / "operations.md")
-    assert [pair for pair in NOT_YET if f"`carebell {' '.join(pair).strip()}`" not in text] == []
 
 
 # ---- READMEs ---------------------------------------------------------------------------------------------------------
