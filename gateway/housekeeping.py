@@ -25,7 +25,9 @@ SAVE_S: Final = 20.0
 PRUNE_S: Final = 5.0
 BOOKMARK_S: Final = 1.0
 CALLS_S: Final = 600.0
-DEVICES_PER_WRITE: Final = 2000
+DEVICES_PER_WRITE: Final = 500
+DEVICES_PER_TURN: Final = 100
+"""Encoded in one turn of the loop, about a millisecond."""
 
 log = structlog.get_logger("housekeeping")
 
@@ -121,12 +123,16 @@ class Housekeeping:
         or its resend after a crash would be acknowledged and lost.
         """
         seq = self.seq
-        rows = self._marks.take_dirty()
-        if not rows and seq == self.saved_seq:
+        devices = self._marks.take_dirty()
+        if not devices and seq == self.saved_seq:
             return
+        forgotten, rows = self._marks.forgotten, list[tuple[str, bytes]]()
         try:
-            if not await self._settled():
-                self._marks.keep_dirty(rows)
+            for start in range(0, len(devices), DEVICES_PER_TURN):
+                rows += self._marks.states(devices[start : start + DEVICES_PER_TURN])
+                await asyncio.sleep(0)
+            if not await self._settled() or self._marks.forgotten != forgotten:
+                self._marks.keep_dirty(devices)
                 return
             now_us = self._clock.now_us()
             for start in range(0, len(rows), DEVICES_PER_WRITE):
@@ -134,7 +140,7 @@ class Housekeeping:
                 await self._store.write(lambda connection, part=part: _save_marks(connection, part))  # type: ignore[misc]
             await self._store.write(lambda connection: journal.set_reader(connection, READER, seq, now_us))
         except BaseException:
-            self._marks.keep_dirty(rows)
+            self._marks.keep_dirty(devices)
             raise
         self.saved_seq = seq
 

@@ -52,7 +52,7 @@ def test_saving_and_restoring_changes_nothing_for_recent_numbers(messages: list[
     for seq, digest in messages[:cut]:
         whole.seen_number("D", 0, seq, digest)
         first.seen_number("D", 0, seq, digest)
-    second.restore(first.take_dirty())
+    second.restore(first.states(first.take_dirty()))
     assert first.take_dirty() == []
     high = max((seq for seq, _ in messages[:cut]), default=-1)
     for seq, digest in messages[cut:]:

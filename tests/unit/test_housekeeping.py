@@ -195,6 +195,30 @@ def test_after_a_failed_commit_the_memory_is_saved_later(tmp_path: Path) -> None
     play(tmp_path, story)
 
 
+def test_what_fails_between_two_turns_of_saving_is_not_saved_as_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEVICES_PER_TURN", 1)
+
+    async def story(life: Life) -> None:
+        assert await life.send(1) == 1
+        lost = ("D-0001", 0, 2, 77)
+        assert not life.marks.seen_number(*lost)
+        life.marks.seen_number("D-0002", 0, 1, 1)
+        asyncio.get_running_loop().call_soon(life.marks.forget_number, *lost)  # its commit fails, the next succeeds
+        await life.housekeeping.save()
+        assert await life.saved() == 0
+        assert await life.writer.read(lambda c: c.execute("SELECT count(*) FROM mark").fetchone()) == (0,)
+        await life.housekeeping.save()
+        assert await life.saved() == 1
+        again = Marks()
+        await life.writer.read(lambda c: again.restore(c.execute("SELECT device_key, state FROM mark")))
+        assert not again.seen_number(*lost)
+        assert again.seen_number("D-0002", 0, 1, 1)
+
+    play(tmp_path, story)
+
+
 def test_what_could_not_be_written_is_written_next_time(tmp_path: Path) -> None:
     async def story(life: Life) -> None:
         await life.send(1)
