@@ -176,6 +176,7 @@ class _Pump:
     ) -> None:
         self.name = name
         self._channel = channel
+        self._preparing = channel if isinstance(channel, Preparing) else None
         self._store = store
         self._clock = clock
         self._handlers = handlers
@@ -215,8 +216,8 @@ class _Pump:
 
     def prepare(self, connection: apsw.Connection, taken: list[Dispatch]) -> list[Dispatch]:
         """In the transaction that took them: with what their channel needs of the file."""
-        channel = self._channel
-        if not isinstance(channel, Preparing):
+        channel = self._preparing
+        if channel is None:
             return taken
         return [msgspec.structs.replace(each, prepared=self._prepared(connection, channel, each)) for each in taken]
 
