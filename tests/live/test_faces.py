@@ -11,11 +11,12 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from simulators.console_clients import Screen, Told
+from simulators.console_clients import Screen, SocketFeed, Told
 from tests.daemon import Daemon
 from tests.live.console_harness import console_daemon, press
 from tests.live.test_console_room import people
@@ -74,6 +75,34 @@ def test_one_connection_goes_to_and_fro(site: tuple[Daemon, dict[str, str], list
         assert ask("GET", "/console/sign-in") == 200
         assert ask("POST", "/console/sign-in", "login=nobody&password=wrong") == 401
     line.close()
+
+
+def test_event_streams_of_the_platform(site: tuple[Daemon, dict[str, str], list[str]]) -> None:
+    """SSE and WebSocket, with keys of the file, beside what the gateway itself serves."""
+    daemon, tokens, _ = site
+    url = f"{daemon.url}/api/v1/events"
+    assert httpx2.get(url, headers={"authorization": "Bearer wrong"}, trust_env=False).status_code == 401
+    mine = {"authorization": f"Bearer {daemon.admin_key}"}
+
+    async def main() -> None:
+        told: list[dict[str, Any]] = []
+        feed = SocketFeed(lambda event, _: told.append(event))
+        async with asyncio.timeout(LIMIT_S), httpx2.AsyncClient(trust_env=False, timeout=LIMIT_S) as client:
+            await feed.open(daemon.http_port, daemon.admin_key)
+            async with client.stream("GET", url, headers=mine) as stream:
+                lines = stream.aiter_lines()
+                assert (await anext(lines)).startswith("retry:")
+                while number_of(daemon, "event_streams") < 2:
+                    await asyncio.sleep(0.05)
+                await asyncio.to_thread(press, daemon, tokens, "D-3")
+                async for line in lines:
+                    if line.startswith("data: ") and '"signal":"sos"' in line:
+                        break
+            while not any(event["data"].get("action") == "raise" for event in told):
+                await asyncio.sleep(0.01)
+        feed.close()
+
+    asyncio.run(main())
 
 
 def test_a_first_line_may_come_in_pieces(site: tuple[Daemon, dict[str, str], list[str]]) -> None:
