@@ -115,14 +115,13 @@ class Faces:
             while not self._closed.is_set():
                 started_s = asyncio.get_running_loop().time()
                 try:
-                    code = await self._run_once()
-                except OSError as error:  # no descriptor or no memory for another process
-                    log.error("faces_not_started", error=str(error))
-                    code = -1
+                    why = f"exit code {await self._run_once()}"
+                except Exception as error:  # noqa: BLE001 - the edge must not take the core along
+                    why = type(error).__name__
                 self._counts = {}
                 if not self._closed.is_set():
                     self.restarts += 1
-                    log.error("faces_ended", exit_code=code)
+                    log.error("faces_ended", reason=why)
                 if asyncio.get_running_loop().time() - started_s > RESTART_MAX_S:
                     delay_s = RESTART_FIRST_S
                 with contextlib.suppress(TimeoutError):

@@ -231,3 +231,18 @@ def test_a_gateway_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPa
                 await asker.ask("never")
 
     asyncio.run(main())
+
+
+def test_what_is_no_errand_ends_the_answering_and_nothing_else() -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=far, limit=errands.LONGEST_LINE)
+        answerer = Answerer(reader, writer, {}, lambda _: None)
+        near.sendall(b"rubbish\n")
+        with pytest.raises(ExceptionGroup):  # the supervisor starts the other process again
+            async with asyncio.timeout(30):
+                await answerer.run()
+        writer.close()
+        near.close()
+
+    asyncio.run(main())
