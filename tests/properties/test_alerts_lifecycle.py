@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from alerts import auditor, ladders, outbox_rows, rows
+from alerts import auditor, ladders, order_requests, outbox_rows, rows
 from alerts.channel import Receipt
+from alerts.dossier import load
 from alerts.due import fire_due
 from alerts.lifecycle import apply_effects, transition
 from alerts.orders import OrderHandler, order_status
@@ -303,6 +304,16 @@ class Lives(RuleBasedStateMachine):
             "SELECT alert_id FROM order_request WHERE finished = 0 GROUP BY alert_id HAVING count(*) > 1"
         ).fetchall()
         assert many == []
+
+    @invariant()
+    def a_dossier_says_what_the_tables_say(self) -> None:
+        for alert_id in self.model:
+            found = load(self.connection, alert_id)
+            assert found.alert == rows.get(self.connection, alert_id)
+            assert bytes(found.view(self.connection)) == audit.canonical(rows.view(self.connection, found.alert))
+            under_way = order_requests.under_way(self.connection, found.alert)
+            order = found.order_under_way()
+            assert (order and order.idempotency_key) == (under_way and under_way.idempotency_key)
 
 
 def _may(actor: Actor, action: str, model: Model) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from alerts import auditor, rows, timers
 from alerts.lifecycle import apply_effects
 from alerts.policy import Policy
-from alerts.service import AlertService
+from alerts.service import PACE_S, POLL_S, AlertService
 from gateway import audit
 from gateway.clock import US_PER_S, VirtualClock, to_us
 from gateway.errors import StorageBrokenError, StorageError
@@ -164,3 +164,28 @@ def test_a_timer_that_a_wrong_clock_set_is_pulled_in(site: Site) -> None:
     assert timers.pull_in(site.connection, site.clock.now_us(), POLICY.longest_us) == 1
     assert site.wait(600) == 1
     assert site.actions(alert)[-1] == "remind"
+
+
+def test_it_sleeps_until_the_next_timer_is_due_and_never_long(site: Site) -> None:
+    alert = site.press()
+    service = AlertService(site.store, site.clock, POLICY, outbox=NowhereToGo())
+
+    async def look() -> float:
+        await service._fire()
+        return service._wait_s()
+
+    async def main() -> None:
+        site.connection.execute("DELETE FROM timer")
+        assert await look() == POLL_S
+        now_us = site.clock.now_us()
+        timers.arm(site.connection, alert.id, "remind", now_us + 3600 * 1_000_000)
+        assert await look() == POLL_S
+        timers.arm(site.connection, alert.id, "remind", now_us + 100_000)
+        assert await look() == pytest.approx(0.1)
+        timers.arm(site.connection, alert.id, "remind", now_us + 1)
+        assert await look() == PACE_S
+        site.clock.advance(0.1)
+        assert await look() == POLL_S  # fired, and armed anew for later
+        assert site.actions(alert)[-1] == "remind"
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from urllib.parse import parse_qsl
 
 import msgspec
 import pytest
@@ -100,3 +101,24 @@ def test_a_caring_call_asks_how_they_are_and_thanks_for_the_answer() -> None:
     assert "马上联系您" in twilio_twiml.reply("2", "zh", None, question="well")
     assert "如果您一切都好" in twilio_twiml.reply("5", "zh", GATHER, question="well")
     assert "call you again" in twilio_twiml.reply("", "en", None, question="well")
+
+
+@given(st.text(alphabet="<>&\"'王奶奶]; a\t\x00\x1f\ufffe\U0001f6a8", min_size=1, max_size=200))
+def test_what_is_said_is_what_was_to_be_said(words: str) -> None:
+    """XML's own letters stay what they are; what XML forbids is a space."""
+    root = ET.fromstring(twilio_twiml.call(notice(words), GATHER))
+    say = root.find("Gather/Say")
+    assert say is not None
+    expected = words.strip()
+    for forbidden in "\t\x00\x1f\ufffe":
+        expected = expected.replace(forbidden, " ")
+    assert "".join(say.itertext()) == expected
+
+
+@given(st.dictionaries(st.text(max_size=20), st.one_of(st.text(max_size=200), st.lists(st.text(max_size=9)))))
+def test_a_form_comes_out_as_it_went_in(fields: dict[str, str | list[str]]) -> None:
+    twilio_http = pytest.importorskip("alerts.channels.twilio_http", reason="pip install 'carebell[twilio]'")
+    expected = [(k, each) for k, value in fields.items() for each in (value if isinstance(value, list) else [value])]
+    form = twilio_http._form(fields)
+    assert form.isascii()
+    assert parse_qsl(form.decode(), keep_blank_values=True) == expected
