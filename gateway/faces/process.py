@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -16,10 +15,12 @@ import msgspec
 import structlog
 
 from gateway.config_console import AccessSection, ConsoleSection
+from gateway.errors import TransportError
 from gateway.faces import passage
 from gateway.faces.division import is_face
 from gateway.faces.errands import LONGEST_LINE, Answerer, Errand
 from gateway.faces.task import Task
+from gateway.supervise import keep_running
 
 RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 10.0
@@ -65,6 +66,8 @@ class Faces:
         self._wanted = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._closed = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._gone.set()
         self._counts: dict[str, int] = {}
         self._told_s = 0.0
         self.restarts = 0
@@ -109,31 +112,42 @@ class Faces:
 
     async def run(self) -> None:
         """Until ``close`` or cancellation."""
-        delay_s = RESTART_FIRST_S
         try:
             await self._wanted.wait()
-            while not self._closed.is_set():
-                started_s = asyncio.get_running_loop().time()
-                try:
-                    why = f"exit code {await self._run_once()}"
-                except Exception as error:  # noqa: BLE001 - the edge must not take the core along
-                    why = type(error).__name__
-                self._counts = {}
-                if not self._closed.is_set():
-                    self.restarts += 1
-                    log.error("faces_ended", reason=why)
-                if asyncio.get_running_loop().time() - started_s > RESTART_MAX_S:
-                    delay_s = RESTART_FIRST_S
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay_s * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
-                        await self._closed.wait()
-                delay_s = min(delay_s * 2, RESTART_MAX_S)
+            async with asyncio.TaskGroup() as group:
+                kept = group.create_task(
+                    keep_running(
+                        self.name,
+                        self._serve,
+                        first_pause_s=RESTART_FIRST_S,
+                        longest_pause_s=RESTART_MAX_S,
+                        on_failure=self._ended,
+                    )
+                )
+                await self._closed.wait()
+                await self._gone.wait()
+                kept.cancel()
         finally:
             self._waiting.close()
+
+    def _ended(self, _reason: str) -> None:
+        self.restarts += not self._closed.is_set()
+
+    async def _serve(self) -> None:
+        self._gone.clear()
+        try:
+            code = await self._run_once()
+        finally:
+            self._counts = {}
+            self._gone.set()
+        if self._closed.is_set():
+            await asyncio.Event().wait()  # that was its end: there is nothing to start again, and ``run`` knows
+        raise TransportError(f"exit code {code}")
 
     async def _run_once(self) -> int:
         ours, theirs = passage.pair()
         asked, asking = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=asked, limit=LONGEST_LINE)
         process: asyncio.subprocess.Process | None = None
         try:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -142,10 +156,11 @@ class Faces:
                 pass_fds=(theirs.fileno(), asking.fileno()),
                 start_new_session=True,  # Ctrl-C in the terminal is ours to handle
             )  # fmt: skip
+            if self._closed.is_set():
+                process.terminate()
             await self._give(process, theirs.fileno(), asking.fileno())
             theirs.close()
             asking.close()
-            reader, writer = await asyncio.open_connection(sock=asked, limit=LONGEST_LINE)
             answerer = Answerer(reader, writer, self._errands, self._note)
             self._waiting.use(ours)
             async with asyncio.TaskGroup() as group:
@@ -157,10 +172,10 @@ class Faces:
                 code = await process.wait()
                 for each in around:
                     each.cancel()
-            writer.close()
             return code
         finally:
             self._waiting.use(None)
+            writer.close()
             for end in (ours, theirs, asking):
                 end.close()
             self._process = None
