@@ -129,7 +129,7 @@ class _Run:
         self._as_json = as_json
         self._has_table = queue.exists(connection)
         self._rows: list[tuple[int, int, bytes, bool]] = []
-        self.frames = self.differing = self.queued = self.unreadable = self.damaged = 0
+        self.frames = self.differing = self.better = self.queued = self.unreadable = self.damaged = 0
         self.left: Counter[str] = Counter()
 
     def go(self, from_seq: int, to_seq: int) -> None:
@@ -153,7 +153,7 @@ class _Run:
         self._write()
 
     def _look_at(self, kept: Kept, rounds: list[list[Repair]]) -> None:
-        from gateway.replaying.compare import encode  # noqa: PLC0415
+        from gateway.replaying.compare import ALONE, encode  # noqa: PLC0415
         from gateway.replaying.reader import is_repair  # noqa: PLC0415
 
         if is_repair(kept):  # it is looked at with the record that it repairs
@@ -165,9 +165,12 @@ class _Run:
         found = self._reader.look_at(kept, [repair for repairs in rounds for repair in repairs])
         if found is None or not self._is_meant(found):
             return
-        self.differing += 1
         if found.why:
             self.left[found.why] += 1
+        if found.why == ALONE:  # nobody can say whether it differs
+            return
+        self.differing += 1
+        self.better += not found.why
         if not found.why or found.known:
             self._rows.append((kept.seq, len(rounds) + 1, encode(found.repairs), found.known))
             if not self._apply:
@@ -242,17 +245,16 @@ class _Run:
 
         waiting = count_waiting(self._connection) if self._has_table else 0
         running = _daemon_runs(data_dir)
-        left = sum(self.left.values())
         if self._as_json:
             totals = {
-                "frames": self.frames, "differing": self.differing, "better": self.differing - left,
+                "frames": self.frames, "differing": self.differing, "better": self.better,
                 "left_alone": dict(sorted(self.left.items())), "unreadable": self.unreadable,
                 "damaged_rows": self.damaged, "queued": self.queued, "waiting": waiting, "daemon_runs": running,
             }  # fmt: skip
             print_json({"totals": totals})
             return
         print(f"{self.frames} frames, {self.differing} are understood differently now, "
-              f"{self.differing - left} of them better")  # fmt: skip
+              f"{self.better} of them better")  # fmt: skip
         for why, count in sorted(self.left.items()):
             print(f"{count} left alone: {REASONS[why]}")
         if self.unreadable:
@@ -264,7 +266,7 @@ class _Run:
         if waiting:
             who = "the running daemon takes them up now" if running else "no daemon runs: the next one takes them up"
             print(f"{waiting} repairs wait; {who}")
-        elif self.differing - left and not self._apply:
+        elif self.better and not self._apply:
             print('repair them with: carebell replay --apply --reason "..."')
 
 

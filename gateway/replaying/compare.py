@@ -17,6 +17,7 @@ WOULD_LOSE = "would_lose"
 WOULD_BE_FAULT = "would_be_a_fault"
 STILL_FAULT = "still_a_fault"
 READS_OTHERWISE = "reads_otherwise"
+ALONE = "alone"
 RESEND = "resend"
 NOT_THEIRS = "not_theirs"
 
@@ -25,6 +26,7 @@ REASONS = {
     WOULD_BE_FAULT: "it would be a fault now",
     STILL_FAULT: "it still cannot be read",
     READS_OTHERWISE: "it has these observations, but with other values or times; --changed adds them",
+    ALONE: "it cannot be understood alone: what was said before it, or its key, is not in the journal",
     RESEND: "it is a resend of a record that is repaired",
     NOT_THEIRS: "its device is unknown or retired now, or belonged to somebody else then",
 }
@@ -39,6 +41,7 @@ class Part(Struct):
     reading: Reading | None
     fault: str | None
     name: str = ""
+    also_at: tuple[int, ...] = ()  # times of what was added to it
 
 
 class Repair(Struct, array_like=True):
@@ -78,12 +81,12 @@ def names(reading: Reading | None) -> list[str]:
     return [*reading.measurements, *reading.signals, *([POSITION] if reading.position is not None else [])]
 
 
-def difference(old: Reading | None, new: Reading | None) -> Difference:
-    """What ``new`` has that ``old`` lacks, has otherwise, or has lost."""
+def difference(old: Reading | None, new: Reading | None, also_at: Sequence[int] = ()) -> Difference:
+    """What ``new`` has that ``old`` lacks, has otherwise, or has lost. ``also_at``: times that ``old`` tells of too."""
     if old is None or new is None or not names(old):
         return Difference(names(new), [], names(old) if new is None else [])
     found = Difference([], [], [name for name in names(old) if name not in names(new)])
-    found.retimed = old.observed_at_us != new.observed_at_us
+    found.retimed = new.observed_at_us not in (old.observed_at_us, *also_at)
     for metric, value in new.measurements.items():
         if metric not in old.measurements:
             found.gained.append(metric)
@@ -128,17 +131,17 @@ def merged(was: Sequence[Part], repairs: Sequence[Repair]) -> list[Part]:
     for repair in repairs:
         old = parts.get(repair.part)
         reading = repair.reading
-        if old is not None and old.reading is not None:
-            before = old.reading
-            at_us = reading.observed_at_us if names(reading) else before.observed_at_us
+        base = old or Part(repair.part, repair.device_id, repair.device_key, None, None)
+        also_at = (*base.also_at, reading.observed_at_us)
+        if base.reading is not None:
+            before = base.reading
             reading = Reading(
-                at_us,
+                before.observed_at_us,
                 before.measurements | reading.measurements,
                 before.signals | reading.signals,
                 reading.position or before.position,
             )
-        base = old or Part(repair.part, repair.device_id, repair.device_key, None, None)
-        parts[repair.part] = structs.replace(base, reading=reading, fault=repair.fault)
+        parts[repair.part] = structs.replace(base, reading=reading, fault=repair.fault, also_at=also_at)
     return [parts[number] for number in sorted(parts)]
 
 
@@ -147,34 +150,33 @@ def compare(seq: int, at_us: int, was: Sequence[Part], now: Sequence[Part], *, a
     old = {part.part: part for part in was}
     broken = any(part.fault is not None for part in was)
     repairs: list[Repair] = []
-    lost = [part for part in was if names(part.reading) and all(part.part != other.part for other in now)]
-    changed, faults, differs, emergency = False, False, bool(lost), False
-    losing = bool(lost)
+    lost = any(names(part.reading) and all(part.part != other.part for other in now) for part in was)
+    changed, retimed, faults, differs = False, False, False, lost
     for part in now:
         before = old.get(part.part)
-        if before is None and part.name and not broken:
-            continue  # a report that names itself may have come before, and then is in the journal already
-        found = difference(before.reading if before is not None else None, part.reading)
-        fault_before = before.fault if before is not None else None
-        losing = losing or bool(found.lost)
+        if before is None:
+            if part.name and not broken:
+                continue  # a report that names itself may have come before, and then is in the journal already
+            before = Part(part.part, part.device_id, part.device_key, None, None)
+        found = difference(before.reading, part.reading, before.also_at)
+        lost = lost or bool(found.lost)
         changed = changed or bool(found.changed)
+        retimed = retimed or found.retimed
         faults = faults or (part.fault is not None and not broken)
-        differs = differs or bool(found.gained or found.changed or found.lost) or part.fault != fault_before
+        differs = differs or bool(found.gained or found.changed or found.lost) or part.fault != before.fault
         wanted = found.gained + (found.changed if also_changed else [])
-        if found.retimed and not also_changed:
-            wanted = [name for name in found.gained if name in EMERGENCY_SIGNALS]
-        gone = fault_before is not None and part.fault is None
-        if wanted or gone:
+        if wanted or (before.fault is not None and part.fault is None):
             lacking = only(part.reading, wanted, at_us)
-            emergency = emergency or is_emergency(lacking)
             repairs.append(Repair(part.part, part.device_id, part.device_key, lacking, part.fault))
     if not differs:
         return None
     finding = Finding(seq, list(was), list(now), repairs)
-    if emergency:  # it adds and takes nothing away: nothing may keep an emergency
-        return finding
-    if losing or faults:
+    if any(is_emergency(repair.reading) for repair in repairs):
+        return finding  # it adds and takes nothing away: nothing may keep an emergency
+    if lost or faults:
         finding.why = WOULD_BE_FAULT if faults else WOULD_LOSE
+    elif retimed and not also_changed:
+        finding.why = READS_OTHERWISE
     elif not repairs:
         finding.why = READS_OTHERWISE if changed else STILL_FAULT
     return finding

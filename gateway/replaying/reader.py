@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.errors import FrameError
@@ -21,15 +21,32 @@ NAMES: Final = 50_000
 """Named reports that are remembered, so that of a frame that was sent again and again one is repaired."""
 
 
-REPLAYED: Final = NAMED + "replay:"
-
-
 def is_repair(kept: Kept) -> bool:
-    """Whether a replay brought this frame into the journal. It names those whose sender proved nothing by no key."""
+    """Whether a replay brought this frame into the journal (``queue.reference``)."""
     first = kept.records[0]
-    if first.verified:
-        return first.dedup_key.startswith(REPLAYED)
-    return first.reading is not None and first.reading.stored
+    named = first.dedup_key if first.verified else first.source.rpartition(" ")[2]
+    return named.removeprefix(NAMED).startswith("replay:")
+
+
+class _Untaught(Mapping[str, Any]):
+    """What a connection of which nothing is known has taught; remembers whether a codec looked for something."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __bool__(self) -> bool:
+        return True  # so that nobody takes another empty one in its place
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.asked = True
+        return iter(())
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked = True
+        raise KeyError(key)
 
 
 class Reader:
@@ -64,7 +81,8 @@ class Reader:
         """How a frame that ``can_read`` is understood differently now, beside what was added to it before."""
         first = kept.records[0]
         at_us = first.received_at_us
-        now = self._understand(kept)
+        untaught = _Untaught()
+        now = self._understand(kept, untaught)
         was = [
             Part(record.part, record.device_id, record.device_key, record.reading, record.fault)
             for record in kept.records
@@ -74,6 +92,8 @@ class Reader:
             was = compare.merged(was, [_prefixed(repair, first) for repair in repaired])
         found = compare.compare(kept.seq, at_us, was, now, also_changed=self._also_changed)
         if found is None or found.why:
+            if found is not None and untaught.asked and found.why in (compare.WOULD_LOSE, compare.WOULD_BE_FAULT):
+                found.why = compare.ALONE
             return found
         if not all(self._is_theirs(first, repair) for repair in found.repairs):
             found.why = compare.NOT_THEIRS
@@ -86,7 +106,7 @@ class Reader:
 
     # ---- as ingest does --------------------------------------------------------------------------------------------
 
-    def _understand(self, kept: Kept) -> list[Part]:
+    def _understand(self, kept: Kept, untaught: _Untaught) -> list[Part]:
         first = kept.records[0]
         connection = (first.transport, first.codec, first.source.partition(" ")[0])  # a broker's topic stands behind
         frame = Frame(
@@ -97,7 +117,7 @@ class Reader:
             first.received_at_us,
             first.device_key,
             verified=first.verified,
-            context=self._taught.get(connection),
+            context=self._taught.get(connection, untaught),
         )
         try:
             reports = self._codecs[first.codec].parse(frame)

@@ -12,7 +12,7 @@ import structlog
 from gateway import crashpoints
 from gateway.clock import Clock
 from gateway.errors import StorageBrokenError, StorageError
-from gateway.model import Committed, Frame, Record, Report, Verdict
+from gateway.model import Committed, Frame, Report, Verdict
 from gateway.ports import Directory, Ingest, Store
 from gateway.replaying import queue
 from gateway.replaying.compare import Repair, is_emergency
@@ -104,7 +104,10 @@ class Replaying:
         return all(verdict is Verdict.ACCEPTED for verdict in verdicts)
 
     def _frames(self, row: Waiting, kept: Kept) -> Iterator[Frame]:
-        """One frame for each device that the repaired one spoke of, unless the device changed hands since."""
+        """One frame for each device that the repaired one spoke of, unless the device changed hands since.
+
+        Ingest names no records of a sender that proved nothing, so that there the reference stands behind the source.
+        """
         first = kept.records[0]
         for device_id, repairs in _by_device(row.repairs).items():
             binding = self._directory.device(device_id) if device_id else None
@@ -115,7 +118,7 @@ class Replaying:
             yield Frame(
                 first.transport,
                 first.codec,
-                first.source,
+                first.source if first.verified else f"{first.source} {row.reference}",
                 first.payload,
                 first.received_at_us,
                 device_id,
@@ -161,27 +164,15 @@ def _is_emergency(frame: Frame) -> bool:
 def _committed(connection: apsw.Connection, rows: Sequence[Waiting]) -> set[queue.Key]:
     """Which of these stand in the journal, behind the number that each was offered after."""
     by_key = {NAMED + row.reference: (row.seq, row.round) for row in rows}
-    originals = {row.seq: kept for row in rows if (kept := frame_at(connection, row.seq)) is not None}
-    unproved = {  # no name is written for those whose sender proved nothing
-        (kept.records[0].received_at_us, kept.records[0].payload): (row.seq, row.round)
-        for row in rows
-        if (kept := originals.get(row.seq)) is not None and not kept.records[0].verified
-    }
+    by_source = {row.reference: (row.seq, row.round) for row in rows}
     found: set[queue.Key] = set()
     seq = min(row.offered_after or 0 for row in rows)
     while parts := list(read_after(connection, seq, 8)):
         for part in parts:
             seq = part.last_seq
             if isinstance(part, Committed):
-                found.update(key for record in part.records if (key := _key_of(record, by_key, unproved)) is not None)
+                for record in part.records:
+                    key = by_key.get(record.dedup_key) or by_source.get(record.source.rpartition(" ")[2])
+                    if key is not None:
+                        found.add(key)
     return found
-
-
-def _key_of(
-    record: Record, by_key: dict[str, queue.Key], unproved: dict[tuple[int, bytes], queue.Key]
-) -> queue.Key | None:
-    if record.verified:
-        return by_key.get(record.dedup_key)
-    if record.reading is None or not record.reading.stored:
-        return None
-    return unproved.get((record.received_at_us, record.payload))
