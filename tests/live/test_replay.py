@@ -12,10 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec import structs
 
 from gateway import crashpoints
+from gateway.replaying.compare import names
+from gateway.replaying.frames import Kept, pages
 from gateway.storage.database import FILE_NAME, open_database
-from tests.daemon import Daemon, carebell, carebell_json, provision
+from tests.daemon import Daemon, carebell, provision
 
 pytestmark = pytest.mark.live
 
@@ -105,12 +108,17 @@ class Site:
         """Wait until nothing waits."""
         self.until("SELECT count(*) FROM replay WHERE done_at_us IS NULL", [(0,)])
 
-    def journal(self) -> list[dict[str, Any]]:
-        return carebell_json("journal", "list", data_dir=self.data_dir)
+    def journal(self) -> list[Kept]:
+        """Every frame with its records."""
+        connection = open_database(self.data_dir / FILE_NAME, read_only=True)
+        try:
+            return [kept for page in pages(connection, 0, 1 << 60) for kept in page.frames]
+        finally:
+            connection.close()
 
 
-def said(record: dict[str, Any]) -> set[Any]:
-    return {each.get("metric") or each.get("signal") for each in record["observations"]}
+def said(kept: Kept) -> list[str]:
+    return names(kept.records[0].reading)
 
 
 @pytest.fixture
@@ -126,20 +134,12 @@ def test_a_corrected_profile_repairs_what_was_not_understood(site: Site) -> None
         site.post({"n": 2, "alarm": "help"})
         site.post({"n": 3, "alarm": "press"})
         before = site.journal()
-        assert [bool(record["fault"]) for record in before] == [False, True, False]
-        differing, totals = site.replay()  # the profile of now is the one of then
-        assert (differing, totals["frames"]) == ([], 3)
+        assert [kept.records[0].fault is None for kept in before] == [True, False, True]
         site.write(RIGHT)
-        differing, totals = site.replay(code=1)
-        assert [(row["seq"], row["repair"]) for row in differing] == [
-            (before[0]["seq"], True),
-            (before[1]["seq"], True),
-        ]
-        assert differing[1]["was"] == {"fault": before[1]["fault"], "observations": []}
+        differing, _ = site.replay(code=1)
+        assert [(row["seq"], row["repair"]) for row in differing] == [(before[0].seq, True), (before[1].seq, True)]
+        assert differing[1]["was"] == {"fault": before[1].records[0].fault, "observations": []}
         assert [each["signal"] for each in differing[1]["now"]["observations"]] == ["sos"]
-        assert site.replay("--faults", code=1)[0] == differing[1:]
-        assert site.replay("--device", "D-2")[0] == []
-        assert site.replay("--to", str(before[0]["seq"]), code=1)[0] == differing[:1]
         assert site.journal() == before, "a look changes nothing"
         site.daemon.kill()
     _, totals = site.replay("--apply", "--reason", "band corrected")
@@ -150,16 +150,16 @@ def test_a_corrected_profile_repairs_what_was_not_understood(site: Site) -> None
     with site.daemon:
         site.repaired()
         after = site.journal()
-        new = after[len(before) :]
         assert after[: len(before)] == before, "what was said then stays as it was written"
-        assert {record["dedup_key"] for record in new} == {f"key:replay:{record['seq']}" for record in before[:2]}
-        assert len(new) == 2, "each is repaired once"
-        for record in new:
-            old = next(one for one in before if record["dedup_key"].endswith(f":{one['seq']}"))
-            assert {**record, "seq": 0, "dedup_key": "", "observations": []} == {
-                **old, "seq": 0, "dedup_key": "", "observations": [], "fault": None,
-            }  # fmt: skip
-        assert sorted(map(sorted, map(said, new))) == [["heart_rate_bpm"], ["sos"]]
+        new = {kept.records[0].dedup_key: kept for kept in after[len(before) :]}
+        assert len(after) - len(before) == len(new) == 2, "each is repaired once"
+        for old, expected in ((before[0], ["heart_rate_bpm"]), (before[1], ["sos"])):
+            repair = new[f"key:replay:{old.seq}"]
+            assert said(repair) == expected
+            told_of, was = repair.records[0], old.records[0]
+            assert structs.replace(told_of, dedup_key="", reading=None, urgency=0) == structs.replace(
+                was, dedup_key="", reading=None, urgency=0, fault=None
+            ), "the same bytes, device, person, transport and time of reception"
         # one alert: the press that was understood, and the late one
         site.until("SELECT late FROM occurrence ORDER BY late", [(0,), (1,)])
         assert site.rows("SELECT kind, occurrences FROM alert") == [("sos", 2)]
@@ -169,7 +169,7 @@ def test_a_corrected_profile_repairs_what_was_not_understood(site: Site) -> None
         assert (totals["queued"], totals["daemon_runs"]) == (1, True)
         site.repaired()
         (last,) = site.journal()[len(after) :]
-        assert (said(last), last["dedup_key"]) == ({"spo2_percent"}, f"key:replay:{before[0]['seq']}:2")
+        assert (said(last), last.records[0].dedup_key) == (["spo2_percent"], f"key:replay:{before[0].seq}:2")
         assert site.replay("--apply", "--reason", "again")[1]["queued"] == 0
         told = carebell("tail", "--no-follow", "--from", "1", data_dir=site.data_dir)
         events = [json.loads(line) for line in told.splitlines()]
