@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apsw
 from msgspec import Struct
@@ -64,12 +64,21 @@ def of_batch(committed: Committed) -> list[Kept]:
     return frames
 
 
-def frame_at(connection: apsw.Connection, seq: int) -> Kept | None:
-    """The frame whose first record has this number; None when it has left the journal or cannot be read."""
-    for part in read_after(connection, seq - 1, 1):
-        if isinstance(part, Committed) and part.first_seq == seq:
-            return of_batch(part)[0]
-    return None
+def frames_at(connection: apsw.Connection, seqs: Iterable[int]) -> dict[int, Kept]:
+    """The frames whose first records have these numbers, but for those that left the journal or cannot be read."""
+    found: dict[int, Kept] = {}
+    held: dict[int, Kept] = {}
+    last_seq = 0
+    for seq in sorted(seqs):
+        if seq > last_seq:  # the row that was read last does not hold it
+            held = {}
+            for part in read_after(connection, seq - 1, 1):
+                last_seq = part.last_seq
+                if isinstance(part, Committed):
+                    held = {kept.seq: kept for kept in of_batch(part)}
+        if seq in held:
+            found[seq] = held[seq]
+    return found
 
 
 def _goes_on(before: Record, record: Record) -> bool:

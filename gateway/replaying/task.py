@@ -16,7 +16,7 @@ from gateway.model import Committed, Frame, Report, Verdict
 from gateway.ports import Directory, Ingest, Store
 from gateway.replaying import queue
 from gateway.replaying.compare import Repair, is_emergency
-from gateway.replaying.frames import Kept, frame_at
+from gateway.replaying.frames import Kept, frames_at
 from gateway.replaying.queue import Waiting
 from gateway.storage.dedup import NAMED
 from gateway.storage.journal import last_seq, read_after
@@ -25,7 +25,7 @@ POLL_S: Final = 0.5
 PAUSE_S: Final = 0.1
 """Between two slices, so that what devices say now never waits behind what they said then."""
 RETRY_S: Final = 2.0
-SLICE: Final = 20
+SLICE: Final = 100
 
 log = structlog.get_logger("replay")
 
@@ -70,11 +70,12 @@ class Replaying:
         if doubtful:
             await self._settle(doubtful)
             return True
-        offers = await self._store.read(lambda connection: [(row, frame_at(connection, row.seq)) for row in rows])
+        kept_at = await self._store.read(lambda connection: frames_at(connection, {row.seq for row in rows}))
         frames: list[Frame] = []
         offered: list[queue.Key] = []
         left: list[queue.Key] = []
-        for row, kept in offers:
+        for row in rows:
+            kept = kept_at.get(row.seq)
             made = None if kept is None else list(self._frames(row, kept))
             if made is None or len(made) != len(_by_device(row.repairs)):
                 left.append((row.seq, row.round))

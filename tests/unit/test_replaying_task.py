@@ -19,7 +19,7 @@ from gateway.replaying import compare, queue
 from gateway.replaying.compare import Repair
 from gateway.replaying.frames import pages
 from gateway.replaying.reader import is_repair
-from gateway.replaying.task import Replaying
+from gateway.replaying.task import SLICE, Replaying
 from gateway.storage import journal
 from gateway.storage.database import FILE_NAME
 from gateway.storage.dedup import Marks
@@ -155,15 +155,15 @@ def test_what_cannot_be_repaired_any_more_is_left(tmp_path: Path, change: str) -
 
 def test_more_than_a_slice_in_order_and_each_once(tmp_path: Path) -> None:
     async def story(life: Life) -> None:
-        for number in range(45):
+        for number in range(SLICE + 5):
             await life.ingest.deliver([raw(at_us=AT_US + number)])
-        for number in range(45):
+        for number in range(SLICE + 5):
             await life.queue(number + 1, at_us=AT_US + number, steps=number)
         await life.queue(3, steps=1)  # a second command at the same time
         await life.work_off()
         repairs = await life.repairs()
-        assert [one.dedup_key for _, one in repairs] == [f"key:replay:{number + 1}" for number in range(45)]
-        assert [one.received_at_us for _, one in repairs] == [AT_US + number for number in range(45)]
+        assert [one.dedup_key for _, one in repairs] == [f"key:replay:{number + 1}" for number in range(SLICE + 5)]
+        assert [one.received_at_us for _, one in repairs] == [AT_US + number for number in range(SLICE + 5)]
 
     live(tmp_path, story)
 
