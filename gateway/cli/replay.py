@@ -171,10 +171,8 @@ class _Run:
             return
         self.differing += 1
         self.better += not found.why
-        if not found.why or found.known:
+        if self._apply and (not found.why or found.known):
             self._rows.append((kept.seq, len(rounds) + 1, encode(found.repairs), found.known))
-            if not self._apply:
-                self._rows.clear()
         if not self._apply or self._as_json:
             self._show(kept, found)
 
