@@ -462,4 +462,6 @@ def _only_emergencies(reading: Reading | None) -> Reading | None:
     if reading is None:
         return None
     signals = {signal: True for signal, active in reading.signals.items() if active and signal in EMERGENCY_SIGNALS}
-    return Reading(reading.observed_at_us, {}, signals, reading.position) if signals else None
+    if not signals:
+        return None
+    return Reading(reading.observed_at_us, {}, signals, reading.position, stored=reading.stored)

@@ -86,6 +86,8 @@ class LiveStates:
                 {} if said is None else {name: (value, at_us, device_id) for name, value in said.measurements.items()}
             )
             for live in lives:
+                if said is None and reading is not None and at_us < live.last_contact_us:
+                    continue  # a replay tells anew what came then (gateway.replaying): it is no contact now
                 live.last_contact_us, live.last_seq = at_us, seq
                 if said is None:
                     continue
