@@ -65,6 +65,10 @@ class Preparing(Protocol):
         """What ``send`` will need, or None; quick. Its failure is no failure of the transaction."""
         ...
 
+    def start(self, dispatch: Dispatch) -> None:
+        """On the loop, when the transaction is on disk: what can leave at once may. ``send`` follows. Never raises."""
+        ...
+
 
 class DeliveryHandler(Protocol):
     """What a delivery means to its alert. Both run inside the transaction that finishes the dispatch."""

@@ -235,6 +235,8 @@ class _Pump:
         self._in_flight -= places - len(taken)
         if self._group is not None:  # else this destination has ended, and the next start asks for them
             for dispatch in taken:
+                if self._preparing is not None:
+                    self._preparing.start(dispatch)
                 self._group.create_task(self._attempt(dispatch))
         self._look |= len(taken) == places
         if self._look or self._closing:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import apsw
-import httpx2
 import msgspec
 from msgspec import Struct
 
 from alerts import completeness, order_requests, rows
 from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
+from alerts.channels.prompt_http import Answer, BrokenError, Exchange, PromptClient, UnreachableError
 from alerts.rows import Alert
 from gateway.clock import iso
-from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError
+from gateway.errors import DeliveryDeferredError, DeliveryError, DeliveryRefusedError, DeliveryUnknownError
 from gateway.ports import Store
 
-CONNECT_S: Final = 5.0
-MAX_ANSWER_BYTES: Final = 256 * 1024
-CONNECTIONS: Final = 32
-KEEP_ALIVE_S: Final = 30.0
 _WAITS: Final = frozenset({401, 403, 407, 408, 425, 429, 503})
 """Not now: overload, or credentials that an administrator has to put right. No order is given up for those."""
 _HALF_DONE: Final = frozenset({500, 502, 504})
@@ -93,20 +89,14 @@ class OrderApi:
         self._token_file = token_file
         self._store = store
         self._details = details
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
-            limits=httpx2.Limits(
-                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_S
-            ),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._client = PromptClient(self._base_url, timeout_s)
+        self._started: dict[int, Exchange] = {}
 
     def ready(self) -> bool:
         return bool(self._base_url)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._client.close()
 
     def prepare(self, connection: apsw.Connection, dispatch: Dispatch) -> Any:
         """The body of a first attempt, which is sent at once; a later one asks before it sends."""
@@ -114,22 +104,43 @@ class OrderApi:
             return None
         return order_body(connection, dispatch.alert_id, int(dispatch.payload["number"]), self._details)
 
-    async def send(self, dispatch: Dispatch) -> Receipt:
-        number = int(dispatch.payload["number"])
-        headers = self._headers()
-        if dispatch.uncertain:
-            found = await self._find(dispatch, number)
-            if found is not None:
-                return found
-        body = dispatch.prepared
-        if body is None:
-            body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
+    def start(self, dispatch: Dispatch) -> None:
+        """Write the request on an idle connection, for ``send`` to wait for its answer."""
+        if dispatch.prepared is None:
+            return
+        try:
+            headers, content = self._request(dispatch, dispatch.prepared)
+            exchange = self._client.start("POST", "/orders", headers, content)
+        except (DeliveryError, UnreachableError):
+            return  # which ``send`` says
+        if exchange is not None:
+            self._started[dispatch.id] = exchange
+
+    def _request(self, dispatch: Dispatch, body: Mapping[str, Any]) -> tuple[dict[str, str], bytes]:
+        """Headers and content. Raises DeliveryRefusedError for what is too incomplete to be sent."""
         held = completeness.check(body["category"], body).held
         if held:
             raise DeliveryRefusedError(f"{completeness.INCOMPLETE}{', '.join(held)}")
+        headers = self._headers()
         headers["Idempotency-Key"] = f'"{dispatch.idempotency_key}"'  # a structured-field string, with its quotes
         headers["Content-Type"] = "application/json"
-        status, answer, retry_after_s = await self._ask("POST", "/orders", headers, content=msgspec.json.encode(body))
+        return headers, msgspec.json.encode(body)
+
+    async def send(self, dispatch: Dispatch) -> Receipt:
+        number = int(dispatch.payload["number"])
+        started = self._started.pop(dispatch.id, None)
+        if started is not None:
+            status, answer, retry_after_s = await self._answer(self._client.finish(started))
+        else:
+            if dispatch.uncertain:
+                found = await self._find(dispatch, number)
+                if found is not None:
+                    return found
+            body = dispatch.prepared
+            if body is None:
+                body = await self._store.read(lambda c: order_body(c, dispatch.alert_id, number, self._details))
+            headers, content = self._request(dispatch, body)
+            status, answer, retry_after_s = await self._answer(self._client.ask("POST", "/orders", headers, content))
         if status in (200, 201):
             receipt = _receipt(_json(answer))
             if receipt is None:
@@ -147,8 +158,8 @@ class OrderApi:
     async def _find(self, dispatch: Dispatch, number: int) -> Receipt | None:
         """The order that an earlier attempt made, if it did; None too when the platform cannot be asked for it."""
         known = await self._store.read(lambda c: order_requests.known_order_ids(c, dispatch.alert_id, number))
-        status, answer, retry_after_s = await self._ask(
-            "GET", "/orders", self._headers(), params={"external_ref": dispatch.alert_id}
+        status, answer, retry_after_s = await self._answer(
+            self._client.ask("GET", "/orders", self._headers(), params={"external_ref": dispatch.alert_id})
         )
         if status in (404, 405, 501):
             return None
@@ -170,36 +181,17 @@ class OrderApi:
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        *,
-        content: bytes | None = None,
-        params: Mapping[str, str] | None = None,
-    ) -> tuple[int, bytes, float | None]:
+    async def _answer(self, asking: Awaitable[Answer]) -> tuple[int, bytes, float | None]:
         """Status, body and Retry-After (seconds). Says of each failure whether the request can have had its effect."""
         try:
-            async with self._client.stream(
-                method, self._base_url + path, headers=dict(headers), content=content, params=params
-            ) as response:
-                answer = bytearray()
-                async for chunk in response.aiter_bytes():
-                    answer += chunk
-                    if len(answer) > MAX_ANSWER_BYTES:
-                        raise DeliveryUnknownError("the platform's answer is longer than 256 KiB")
-                return response.status_code, bytes(answer), _retry_after(response.headers.get("Retry-After"))
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as error:
-            raise DeliveryDeferredError(f"the platform cannot be reached: {error or type(error).__name__}") from error
-        except httpx2.InvalidURL as error:
-            raise DeliveryDeferredError(f"the order API's address is wrong: {error}") from error
-        except httpx2.TimeoutException as error:
+            answer = await asking
+        except UnreachableError as error:
+            raise DeliveryDeferredError(f"the platform cannot be reached: {error}") from error
+        except TimeoutError as error:
             raise ServerFailedError("the platform did not answer in time") from error
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise DeliveryUnknownError(
-                f"the connection to the platform broke: {error or type(error).__name__}"
-            ) from error
+        except BrokenError as error:
+            raise DeliveryUnknownError(f"the connection to the platform broke: {error}") from error
+        return answer.status, answer.body, _retry_after(answer.headers.get("retry-after"))
 
 
 class Requested(Struct, frozen=True):

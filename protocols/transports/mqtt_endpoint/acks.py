@@ -9,9 +9,9 @@ from typing import Final, Protocol
 from gateway.model import Verdict
 from gateway.ports import VerdictFuture
 
-SLICE: Final = 64
-"""Connections that are written to in one turn of the loop, about half a millisecond. A commit of a thousand readings
-is as many writes, and in their turn nobody's press is read."""
+SLICE: Final = 32
+"""Connections that are written to in one turn of the loop, about a quarter of a millisecond. A commit of a thousand
+readings is as many writes, and in their turn nobody's press is read."""
 FEW: Final = 8
 """Connections of a commit that are written to at once."""
 
