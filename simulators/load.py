@@ -170,8 +170,12 @@ class Load:
         return await self._result(started_s)
 
     async def open_loop(self, seconds: float, rate_per_s: float, presses_per_s: float = 0.0) -> Result:
-        """At a rate that does not care for acknowledgements; each press comes from a device that never pressed."""
+        """At a rate that does not care for acknowledgements; each press comes from a device that never pressed.
+
+        Where all devices speak within a second they do so before anybody presses: a device's first message costs more.
+        """
         started_s = time.perf_counter()
+        first_s = 1.0 if rate_per_s >= len(self.devices) else 0.0
         pressers = iter(self.devices)
         sent = pressed = turn = 0
         while (elapsed_s := time.perf_counter() - started_s) < seconds:
@@ -182,7 +186,7 @@ class Load:
                 self.devices[turn].send(1, started_s + sent / rate_per_s)
                 turn = (turn + 1) % len(self.devices)
                 sent += 1
-            while pressed < elapsed_s * presses_per_s and (device := next(pressers, None)) is not None:
+            while pressed < (elapsed_s - first_s) * presses_per_s and (device := next(pressers, None)) is not None:
                 self.press_due_s[device._name] = due_s  # noqa: SLF001 - of one module
                 device.send(1, due_s, press=True)
                 pressed += 1
