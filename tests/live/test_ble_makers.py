@@ -201,7 +201,8 @@ def test_repeats_of_one_advertisement_are_one_record() -> None:
         air.clock.at_s += adverts.NUMBERED_REPEAT_S + 1  # 256 presses later the number is there again
         assert await air.hear(BUTTON, press) == 2
         assert await air.hear(BUTTON, mibeacon(BUTTON, SWITCH, 2, PRESS)) == 3
-        assert air.counts["repeats_total"] == 3
+        assert await air.hear(BUTTON, press) == 3  # the bus brought it late
+        assert air.counts["repeats_total"] == 4
         assert air.taken.signals() == ["sos"] * 3
         # BlueZ may tell what it heard before together with what is new.
         first, second = {0xEC88: govee(200)}, {0xEC88: govee(201)}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WAITING: Final = 200
 """Advertisements that wait for a library; the oldest go first."""
+NUMBERED: Final = 8
 XIAOMI_SCALES: Final = ("0000181b-0000-1000-8000-00805f9b34fb", "0000181d-0000-1000-8000-00805f9b34fb")
 XIAOMI: Final = (MIBEACON, "0000fd50-0000-1000-8000-00805f9b34fb", *XIAOMI_SCALES)
 
@@ -35,7 +36,8 @@ _CODECS: Final = {name: BleMakerCodec(name) for name in MAKERS}
 class _Heard(Struct):
     data: bytes = b""
     heard_s: float = 0.0
-    numbered: bool = False
+    numbered: dict[bytes, float] = field(default_factory=dict)
+    """The newest that carry a number of their own, and when each was heard: the bus may bring an older one late."""
     manufacturer_data: dict[int, bytes] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=Doubts)
 
@@ -89,8 +91,7 @@ class MakerAdverts:
     def _take(self, binding: DeviceBinding, address: str, data: bytes) -> None:
         now_s = self._clock.monotonic_s()
         last = self._heard[binding.device_id]
-        if data == last.data and now_s - last.heard_s < (NUMBERED_REPEAT_S if last.numbered else REPEAT_S):
-            last.heard_s = now_s
+        if self._is_repeat(last, data, now_s):
             self._counts["repeats_total"] += 1
             return
         name = address_key(address)
@@ -102,7 +103,7 @@ class MakerAdverts:
         try:
             (report,) = _CODECS[binding.codec].parse(frame)
         except ParseError:
-            last.data, last.heard_s, last.numbered = data, now_s, False
+            last.data, last.heard_s = data, now_s
             self._counts["unreadable_total"] += 1
             frame.verified = False
             self._doubtful(last, frame, now_s, alarm=False)
@@ -110,7 +111,11 @@ class MakerAdverts:
         fields = report.fields or {}
         if not fields and not report.faults:  # it is there, and says nothing: between two repeats of an event, too
             return
-        last.data, last.heard_s, last.numbered = data, now_s, "packet_id" in fields
+        last.data, last.heard_s = data, now_s
+        if "packet_id" in fields:
+            last.numbered[data] = now_s
+            if len(last.numbered) > NUMBERED:
+                del last.numbered[next(iter(last.numbered))]
         alarm = is_alarm(fields)
         # Who has a bind key and speaks in the clear may be anybody.
         frame.verified = report.proof is True or (self._options.trust_plain_advertisements and key is None)
@@ -119,6 +124,17 @@ class MakerAdverts:
         else:
             self._counts["unproved_total"] += 1
             self._doubtful(last, frame, now_s, alarm=alarm)
+
+    @staticmethod
+    def _is_repeat(last: _Heard, data: bytes, now_s: float) -> bool:
+        heard_s = last.numbered.get(data)
+        if heard_s is not None and now_s - heard_s < NUMBERED_REPEAT_S:
+            last.numbered[data] = now_s
+        elif data == last.data and now_s - last.heard_s < REPEAT_S:
+            last.heard_s = now_s
+        else:
+            return False
+        return True
 
     def _doubtful(self, last: _Heard, frame: Frame, now_s: float, *, alarm: bool) -> None:
         if last.doubts.admit(now_s, alarm=alarm):
