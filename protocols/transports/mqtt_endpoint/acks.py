@@ -85,11 +85,12 @@ class Acks:
 
     def _write(self) -> None:
         due = self._due
-        for connection in list(islice(due, max(SLICE, len(due) // 4))):
-            connection.acknowledge(due.pop(connection))
+        turn = [(each, due.pop(each)) for each in list(islice(due, max(SLICE, len(due) // 4)))]
         self._scheduled = bool(due)
-        if self._scheduled:
+        if self._scheduled:  # first, so that nothing about these writes keeps the others from theirs
             self._loop.call_soon(self._write)
+        for connection, acks in turn:
+            connection.acknowledge(acks)
         self._tell_idle()
 
     def _tell_idle(self) -> None:
