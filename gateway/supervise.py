@@ -1,8 +1,12 @@
-"""Who restarts whom. Core tasks end the process when they fail; transports at the edge are started again."""
+"""Who restarts whom, and how a child process ends.
+
+Core tasks end the process when they fail; transports at the edge are started again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
@@ -11,6 +15,21 @@ import structlog
 from gateway.errors import StorageBrokenError
 
 log = structlog.get_logger("supervise")
+
+
+async def end_child(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """Ask a child process to end, and end it when it has not within that time. Returns when it is gone."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(within_s):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def keep_running(

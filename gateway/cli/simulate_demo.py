@@ -26,6 +26,7 @@ from gateway.clock import SystemClock
 from gateway.model import Actor
 from gateway.registry.keys import issue_api_key
 from gateway.storage import launch
+from gateway.supervise import end_child
 from simulators.carrier import ACCOUNT_SID, NUMBER, SimulatedCarrier
 from simulators.client import ApiError, GatewayApi
 from simulators.demo import USUAL_MINUTES, Demo, Keys, loop_for, policy_for, register, relatives_for
@@ -261,7 +262,7 @@ async def _daemon(options: Options, gateway: Gateway) -> AsyncIterator[None]:
         await _until_ready(process, gateway, log)
         yield
     finally:
-        await _end(process)
+        await end_child(process, DRAIN_S)
 
 
 async def _until_ready(process: asyncio.subprocess.Process, gateway: Gateway, log: Path) -> None:
@@ -277,19 +278,6 @@ async def _until_ready(process: asyncio.subprocess.Process, gateway: Gateway, lo
 
 def _last_lines(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 async def _tokens(path: Path, gateway: Gateway, keys: Keys, demo: Demo) -> dict[str, str]:

@@ -20,7 +20,7 @@ from gateway.faces import passage
 from gateway.faces.division import is_face
 from gateway.faces.errands import LONGEST_LINE, Answerer, Errand
 from gateway.faces.task import Task
-from gateway.supervise import keep_running
+from gateway.supervise import end_child, keep_running
 
 RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 10.0
@@ -180,7 +180,7 @@ class Faces:
                 end.close()
             self._process = None
             if process is not None:
-                await _end(process)
+                await end_child(process, STOP_S)
 
     async def _give(self, process: asyncio.subprocess.Process, passage_end: int, errands_end: int) -> None:
         task = Task(
@@ -214,17 +214,3 @@ class Faces:
                 answerer.tell(dsn)
             self._waiting.expire()
             await asyncio.sleep(LOOK_S)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

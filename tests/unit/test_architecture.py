@@ -62,6 +62,7 @@ ALLOWED = {
     ("gateway.config_notify", "gateway.config_types"),
     ("gateway.api", "gateway.storage"),
     ("gateway.api", "gateway.commands"),
+    ("gateway.storage", "gateway.supervise"),
     ("gateway.config", "gateway.config_feeds"),
     ("gateway.config_feeds", "gateway.config_types"),
     ("gateway.live_states", "gateway.storage"),

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from gateway.storage.history.worker import Settings, Status
+from gateway.supervise import end_child
 
 RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 10.0
@@ -114,7 +115,7 @@ class HistoryProcess:
                     logger.warning("history_worker_talks", length=len(line))
             return await process.wait()
         finally:
-            await _end(process)
+            await end_child(process, STOP_S)
             self.pid = None
 
     def _change(self, status: Status) -> None:
@@ -124,17 +125,3 @@ class HistoryProcess:
             log("history", ok=status.ok, state=status.text, bookmark=status.bookmark)
         if status.refused > before.refused:
             logger.error("history_refused", total=status.refused)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
