@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import apsw
-import httpx2
 import structlog
 
 from gateway.access.passwords import hash_password, new_password
 from gateway.access.users import add_user, has_users
-from gateway.address import shown
 from gateway.assembly import Parts
 from gateway.clock import Clock, SystemClock
 from gateway.config import Settings
@@ -37,7 +35,6 @@ REGISTRY_POLL_S: Final = 0.3
 UNKNOWN_FLUSH_S: Final = 2.0
 STOOD_STILL_S: Final = 30.0
 DRAIN_S: Final = 10.0
-ASK_S: Final = 3.0
 OPEN_FILES: Final = 65_536
 FIRST_USER: Final = "admin"
 
@@ -242,7 +239,6 @@ class Gateway:
             async with asyncio.timeout(10):
                 await parts.api.started.wait()
             host, port = parts.api.address
-            await _ask_ourselves(host, port)
             self._say(f"http     http://{host}:{port}")
         self._say(f"data     {self._settings.data_dir}")
         for section in self._settings.not_in_this_version():
@@ -292,18 +288,6 @@ class Gateway:
     def _timers_stand_still(self, parts: Parts) -> str:
         silent_us = self._clock.now_us() - parts.judge.ticked_us
         return "" if silent_us < STOOD_STILL_S * 1e6 else "the rules' timers do not run"
-
-
-async def _ask_ourselves(host: str, port: int) -> None:
-    """One request to our own listener: what an HTTP client loads with its first connection (some 30 ms of modules) is
-    loaded before there is a press whose order waits for it.
-    """
-    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
-    try:
-        async with asyncio.timeout(ASK_S), httpx2.AsyncClient(trust_env=False) as client:
-            await client.get(f"http://{shown(here, port)}/healthz")
-    except (TimeoutError, httpx2.HTTPError) as error:
-        log.warning("listener_not_heard", listen=shown(host, port), error=type(error).__name__)
 
 
 def _lock(data_dir: Path) -> int:
