@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final, Literal
+from xml.sax.saxutils import escape
 
 from msgspec import Struct
 
@@ -196,8 +197,7 @@ def _element(name: str, attributes: Mapping[str, str], content: str = "") -> str
 
 def _escaped(text: str) -> str:
     """For the content of an element or of a quoted attribute. What XML 1.0 forbids becomes a space, as does a tab."""
-    sound = _UNSOUND.sub(" ", text)
-    return sound.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return escape(_UNSOUND.sub(" ", text), {'"': "&quot;"})
 
 
 _UNSOUND: Final = re.compile("[\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
