@@ -31,21 +31,6 @@ def arm(connection: apsw.Connection, alert_id: str, kind: str, due_at_us: int, e
     )
 
 
-def hasten(connection: apsw.Connection, alert_id: str, kind: str, due_at_us: int) -> None:
-    """Set the timer of this kind from its first epoch; one that is due sooner keeps its time."""
-    connection.execute(
-        "INSERT INTO timer (alert_id, kind, due_at_us, epoch) VALUES (?, ?, ?, 0) ON CONFLICT (alert_id, kind)"
-        " DO UPDATE SET due_at_us = min(due_at_us, excluded.due_at_us), epoch = 0",
-        (alert_id, kind, due_at_us),
-    )
-
-
-def find(connection: apsw.Connection, alert_id: str, kind: str) -> int | None:
-    """When the alert's timer of this kind is due, None when it has none."""
-    row = connection.execute("SELECT due_at_us FROM timer WHERE alert_id = ? AND kind = ?", (alert_id, kind)).fetchone()
-    return None if row is None else int(row[0])
-
-
 def cancel(connection: apsw.Connection, alert_id: str, kinds: Iterable[str]) -> None:
     asked = (alert_id, *kinds)
     marks = ", ".join("?" * (len(asked) - 1))

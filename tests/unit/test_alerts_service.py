@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from alerts import auditor, rows, timers
+from alerts.dossier import load
 from alerts.lifecycle import apply_effects
 from alerts.policy import Policy
 from alerts.service import PACE_S, POLL_S, AlertService
@@ -63,7 +64,7 @@ def test_waiting_for_an_order_is_no_next_step(tmp_path: Path) -> None:
             task.cancel()
 
     asyncio.run(main())
-    assert timers.find(site.connection, alert_id, "remind") is not None
+    assert load(site.connection, alert_id).timers.find("remind") is not None
     site.store.close()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alerts import order_cases, order_requests, promises, timers
+from alerts import order_cases, order_requests, promises
+from alerts.dossier import load
 from alerts.due import fire_due
 from alerts.policy import HOUR_US, MINUTE_US
 from gateway.clock import US_PER_S
@@ -51,7 +52,7 @@ def test_a_repair_is_reminded_of_at_24_and_40_hours_and_supervised_at_48(desk: D
     (case,) = desk.supervisions()
     assert (case.severity, case.person_id, case.evidence["reason"]) == (Severity.P3, "", "overdue")
     assert case.subject == f"alert/{alert.id}"
-    assert timers.find(desk.connection, case.id, "remind_calmly") is not None
+    assert load(desk.connection, case.id).timers.find("remind_calmly") is not None
     assert desk.actions(case).count("remind") == (99 - 48) // 4
     shown = order_cases.list_cases(desk.connection, overdue=True)
     assert [each["alert_id"] for each in shown] == [alert.id]
@@ -99,14 +100,14 @@ def test_a_site_without_a_platform_is_not_told_of_orders_that_nobody_takes(desk:
     alert = desk.report()
     desk.wait(29 * MINUTE_US)
     assert desk.supervisions() == []
-    assert timers.find(desk.connection, alert.id, "order_accept") is not None
+    assert load(desk.connection, alert.id).timers.find("order_accept") is not None
 
 
 def test_a_resolved_alert_is_waited_for_no_more_and_a_reopened_one_is(desk: Desk) -> None:
     alert = desk.report()
     desk.send()
     desk.do(alert, "resolve", outcome="false_press")
-    assert timers.find(desk.connection, alert.id, "order_due") is None
+    assert load(desk.connection, alert.id).timers.find("order_due") is None
     desk.do(alert, "reopen", note="it was real")
     desk.wait(31 * MINUTE_US)
     assert [case.evidence["reason"] for case in desk.supervisions()] == ["overdue"]

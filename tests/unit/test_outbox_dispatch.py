@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from alerts import auditor, outbox_rows
 from alerts.breaker import Breaker, BreakerState
-from alerts.channel import Dispatch, InFlightError, Receipt, ServerFailedError
-from alerts.outbox import Outbox, Taking
-from gateway import audit
-from gateway.clock import US_PER_S, VirtualClock
+from alerts.channel import Dispatch, InFlightError, ServerFailedError
+from gateway.clock import US_PER_S
 from gateway.errors import (
     ConflictError,
     DeliveryDeferredError,
@@ -30,113 +25,13 @@ from gateway.errors import (
     StorageError,
     UsageError,
 )
-from tests.alerts_support import OPERATOR, FileStore, committed
-
-Answer = Callable[[Dispatch], BaseException | None]
-
-
-class ToldChannel:
-    """Answers as told, and remembers what it was asked."""
-
-    def __init__(self, answer: Answer = lambda dispatch: None) -> None:
-        self.answer = answer
-        self.seen: list[Dispatch] = []
-        self.at_once: Counter[str] = Counter()
-        self.most_at_once: defaultdict[str, int] = defaultdict(int)
-        self.pause_s = 0.0
-        self.closed = False
-
-    def ready(self) -> bool:
-        return True
-
-    async def send(self, dispatch: Dispatch) -> Receipt:
-        self.seen.append(dispatch)
-        self.at_once[dispatch.order_key] += 1
-        self.most_at_once[dispatch.order_key] = max(
-            self.most_at_once[dispatch.order_key], self.at_once[dispatch.order_key]
-        )
-        await asyncio.sleep(self.pause_s)
-        self.at_once[dispatch.order_key] -= 1
-        error = self.answer(dispatch)
-        if error is not None:
-            raise error
-        return Receipt(f"X-{dispatch.id}")
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-class Notes:
-    """A handler and a technician that write down what they were told."""
-
-    def __init__(self) -> None:
-        self.delivered_ids: list[int] = []
-        self.died_ids: list[int] = []
-        self.told: list[tuple[str, str]] = []
-        self.broken = False
-
-    def delivered(self, connection: apsw.Connection, dispatch: Dispatch, receipt: Receipt, now_us: int) -> None:
-        if self.broken:
-            connection.execute("DELETE FROM outbox")
-            raise ZeroDivisionError
-        self.delivered_ids.append(dispatch.id)
-
-    def died(self, connection: apsw.Connection, dispatch: Dispatch, reason: str, now_us: int) -> None:
-        self.died_ids.append(dispatch.id)
-
-    def __call__(self, connection: apsw.Connection, destination: str, reason: str, now_us: int) -> None:
-        self.told.append((destination, reason))
-
-
-class Bench:
-    def __init__(self, folder: Path) -> None:
-        self.store = FileStore(folder)
-        self.clock = VirtualClock(datetime(2026, 11, 22, tzinfo=UTC))
-        self.notes = Notes()
-        self.count = 0
-
-    def put(self, *, key: str = "person/P-1", priority: int = 1, destination: str = "a", alert_id: str = "A") -> int:
-        self.count += 1
-        return committed(
-            self.store.connection,
-            lambda c: outbox_rows.enqueue(
-                c, lane="x", destination=destination, order_key=key, priority=priority,
-                idempotency_key=f"k{self.count}", alert_id=alert_id, payload={"n": self.count},
-                now_us=self.clock.now_us(),
-            ),
-        )  # fmt: skip
-
-    def outbox(self, workers: int = 8, **channels: ToldChannel) -> Outbox:
-        return Outbox(
-            self.store, channels, self.clock, handlers={"x": self.notes}, technician=self.notes,
-            rng=random.Random(3), workers=workers, poll_s=0.01,
-        )  # fmt: skip
-
-    def states(self) -> Counter[str]:
-        return Counter(row["state"] for row in outbox_rows.list_outbox(self.store.connection, limit=10_000))
-
-    def run(self, outbox: Outbox, until: Callable[[], bool], *, step_s: float = 0.0) -> None:
-        """Let it work until then, the clock going on by ``step_s`` at each look."""
-
-        async def main() -> None:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(outbox.run())
-                async with asyncio.timeout(60):
-                    while not until():
-                        await asyncio.sleep(0.002)
-                        if step_s:
-                            self.clock.advance(step_s)
-                outbox.close()
-
-        asyncio.run(main())
+from tests.alerts_support import OPERATOR, committed
+from tests.outbox_bench import Bench, ToldChannel, benches
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    assert list(audit.verify(made.store.connection)) == []
-    made.store.close()
+    yield from benches(tmp_path)
 
 
 def test_each_persons_order_is_kept_and_persons_do_not_wait_for_each_other(bench: Bench) -> None:
@@ -388,148 +283,3 @@ def test_the_breaker_by_its_numbers() -> None:
     for _ in range(5):
         patient.failed(0.0, 90.0)
     assert patient.wait_s(0.0) == 90.0
-
-
-def taking(bench: Bench, outbox: Outbox, write: Callable[[Taking], None], until: Callable[[], bool]) -> None:
-    """Run the outbox, and ``write`` beside it once it runs."""
-
-    async def main() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(outbox.run())
-            await asyncio.sleep(0.05)
-            with contextlib.suppress(StorageError), outbox.taking(100) as took:
-                await asyncio.sleep(0.05)  # the pump looks meanwhile, and finds no place
-                write(took)
-            async with asyncio.timeout(20):
-                while not until():
-                    await asyncio.sleep(0.002)
-            outbox.close()
-
-    asyncio.run(main())
-
-
-def test_what_a_transaction_puts_in_it_takes_out_itself(bench: Bench) -> None:
-    channel = ToldChannel()
-    states: list[Counter[str]] = []
-
-    def write(took: Taking) -> None:
-        def fill(connection: apsw.Connection) -> None:
-            outbox_rows.enqueue(
-                connection, lane="x", destination="a", order_key="person/P-1", priority=1, idempotency_key="k",
-                alert_id="A", payload={}, now_us=bench.clock.now_us(),
-            )  # fmt: skip
-            took.take(connection, bench.clock.now_us())
-
-        committed(bench.store.connection, fill)
-        states.append(bench.states())
-
-    taking(bench, bench.outbox(a=channel), write, lambda: bench.states()["done"] == 1)
-    assert states == [Counter(sending=1)]
-    assert [(each.attempt, each.uncertain) for each in channel.seen] == [(1, False)]
-    assert bench.notes.delivered_ids == [1]
-
-
-@pytest.mark.parametrize("workers", [1, 8])
-def test_places_that_were_kept_for_nothing_are_free_again(bench: Bench, workers: int) -> None:
-    channel = ToldChannel()
-
-    def write(took: Taking) -> None:
-        del took  # the transaction put nothing in; somebody else did
-        for number in range(3):
-            bench.put(key=f"person/P-{number}")
-
-    taking(bench, bench.outbox(workers, a=channel), write, lambda: bench.states()["done"] == 3)
-    assert len(channel.seen) == 3
-
-
-def test_what_a_failed_transaction_took_goes_out_once_and_later(bench: Bench) -> None:
-    channel = ToldChannel()
-
-    def write(took: Taking) -> None:
-        bench.put()
-        with contextlib.suppress(ZeroDivisionError), bench.store.connection:
-            took.take(bench.store.connection, bench.clock.now_us())
-            raise ZeroDivisionError
-        assert bench.states() == Counter(pending=1)
-        raise StorageError("held")
-
-    taking(bench, bench.outbox(a=channel), write, lambda: bench.states()["done"] == 1)
-    assert [each.attempt for each in channel.seen] == [1]
-
-
-class SlowStore(FileStore):
-    """As beside a busy loop: others run while it works."""
-
-    async def write(self, fn: Callable[[apsw.Connection], Any]) -> Any:
-        await asyncio.sleep(0.003)
-        return await super().write(fn)
-
-    async def read(self, fn: Callable[[apsw.Connection], Any]) -> Any:
-        await asyncio.sleep(0.003)
-        return await super().read(fn)
-
-
-class CountingChannel(ToldChannel):
-    """Knows how many it was asked for at once."""
-
-    running = most = 0
-
-    async def send(self, dispatch: Dispatch) -> Receipt:
-        self.running += 1
-        self.most = max(self.most, self.running)
-        receipt = await super().send(dispatch)
-        self.running -= 1
-        return receipt
-
-
-@pytest.mark.parametrize("most", [1, 100])
-def test_what_a_transaction_fills_beside_another_that_keeps_every_place_is_not_left_lying(
-    bench: Bench, most: int
-) -> None:
-    """Timers fire in one transaction while a press is written in another: the press must not wait for the poll."""
-    channel = ToldChannel()
-    outbox = Outbox(
-        bench.store, {"a": channel}, bench.clock, handlers={"x": bench.notes}, technician=bench.notes,
-        rng=random.Random(3), workers=2, poll_s=3600.0,
-    )  # fmt: skip
-
-    async def main() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(outbox.run())
-            async with asyncio.timeout(60):
-                await asyncio.sleep(0.05)  # its first look finds nothing
-                now_us = bench.clock.now_us()
-                with outbox.taking(100) as timers:
-                    with outbox.taking(most) as press:
-                        bench.put()
-                        press.take(bench.store.connection, now_us)
-                    timers.take(bench.store.connection, now_us - 1)
-                while bench.states()["done"] < 1:
-                    await asyncio.sleep(0.002)
-            outbox.close()
-
-    asyncio.run(main())
-
-
-def test_the_pump_and_transactions_together_keep_to_the_places(bench: Bench, tmp_path: Path) -> None:
-    bench.store.close()
-    bench.store = SlowStore(tmp_path)
-    channel = CountingChannel()
-    channel.pause_s = 0.01
-
-    async def main() -> None:
-        outbox = bench.outbox(2, a=channel)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(outbox.run())
-            async with asyncio.timeout(60):
-                for number in range(60):
-                    bench.put(key=f"person/P-{number}")
-                    outbox.wake()
-                    with outbox.taking(100) as took:
-                        await bench.store.write(lambda c, took=took: took.take(c, bench.clock.now_us()))  # type: ignore[misc]
-                while bench.states()["done"] < 60:
-                    await asyncio.sleep(0.002)
-            outbox.close()
-
-    asyncio.run(main())
-    assert channel.most == 2
