@@ -18,6 +18,10 @@ from gateway.registry.contacts import show_contact
 from gateway.registry.persons import show_person
 
 ACTS: Final = frozenset({"accept", "progress", "release", "resolve", "note", "assign", "escalate", "reopen"})
+WHENEVER: Final = frozenset({"accept", "note"})
+"""Done whatever became of the alert since it was seen. To take one, it is enough that nobody has it: a second press or
+word of its order, between a look and the key, must not turn away whoever answers.
+"""
 NOTE_LONGEST: Final = 2000
 log = structlog.get_logger("console")
 
@@ -31,13 +35,13 @@ async def act(visit: Visit) -> Response:
     if len(note) > NOTE_LONGEST:
         raise UsageError(f"note: at most {NOTE_LONGEST} characters")
     version = visit.number("version")
-    if version is None and action != "note":
+    if version is None and action not in WHENEVER:
         raise UsageError("version: which state of the alert was seen?")
     detail = {name: visit.form[name] for name in ("progress", "owner", "severity") if visit.form.get(name)}
 
     async def do(alert: dict[str, Any]) -> str:
         done = await visit.services.desk.act(
-            alert["id"], action, actor=visit.actor, version=None if action == "note" else version,
+            alert["id"], action, actor=visit.actor, version=None if action in WHENEVER else version,
             outcome=visit.form.get("outcome", ""), note=note, detail=detail or None,
         )  # fmt: skip
         return f"{visit.say.word(action, 'action')} · v{done['version']}"

@@ -54,12 +54,17 @@ def chromium_path() -> str:
 def browser() -> Iterator[Any]:
     """Chromium without a window."""
     path = chromium_path()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
         try:
             yield opened
+        except BaseException:
+            for page in [page for context in opened.contexts for page in context.pages]:
+                with suppress(Error):  # the test's own failure is what matters
+                    print(f"---- {page.url}\n{page.locator('body').inner_text(timeout=5000)[:3000]}")
+            raise
         finally:
             opened.close()
 

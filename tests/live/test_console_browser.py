@@ -198,6 +198,36 @@ def test_a_button_stays_under_the_hand_while_it_is_pressed(tmp_path: Path) -> No
         page.wait_for_selector("#shown")
 
 
+def test_whoever_answers_is_not_turned_away(tmp_path: Path) -> None:
+    """Neither by a second press between the look and the key, nor by an answer that is none: the case stays."""
+    chromium_path()
+    with console_daemon(tmp_path / "d") as (daemon, tokens), browser() as chrome:
+        page = new_page(chrome, viewport=LAPTOP)
+        press(daemon, tokens)
+        sign_in(page, daemon.url, "chen")
+        page.wait_for_selector(".row.p1.raised")
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#alert[data-handling=raised]")
+        page.route("**/accept", lambda route: route.fulfill(status=503, body="busy; try again\n"))
+        with page.expect_response("**/panel"):  # what became of it is asked
+            page.keyboard.press("a")
+        page.wait_for_selector("#status.refused:text('未送达服务器')")
+        page.wait_for_selector("#alert[data-handling=raised] #do-accept-a:not(:disabled)")
+        page.unroute("**/accept")
+        page.route("**/panel", lambda route: route.abort())  # her screen does not hear of it yet
+        seen = page.get_attribute("#alert", "data-version")
+        press(daemon, tokens)
+        while seen in {str(row["version"]) for row in sos(tmp_path / "d")}:
+            time.sleep(0.05)
+        page.keyboard.press("a")
+        page.wait_for_selector("#alert[data-handling=accepted] #status.confirmed")
+
+
+def sos(data_dir: Path) -> list[dict[str, Any]]:
+    return [row for row in carebell_json("alerts", "list", data_dir=data_dir) if row["kind"] == "sos"]
+
+
 def harmless(page: Any, where: str) -> None:
     """No script of a text ran, none became an element, and no template was evaluated."""
     assert "XSS" not in page.title(), where

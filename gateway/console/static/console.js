@@ -335,6 +335,17 @@
       if (status && event.detail.requestConfig.verb !== "get") { status.className = "refused"; status.textContent = words.failed; }
     });
   }
+  // A refusal that is no case takes no case's place: it is said, and the case stays and is asked for anew.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr, target } = event.detail;
+    if (xhr.status < 400 || (target.id !== "alert" && target.id !== "conference")) return;
+    const answer = new DOMParser().parseFromString(xhr.responseText, "text/html");
+    if (answer.getElementById(target.id)) return;
+    event.detail.shouldSwap = false;
+    const status = statusOf(event), why = answer.querySelector(".refused");
+    if (status) { status.className = "refused"; status.textContent = why ? why.textContent.trim() : words.failed; }
+    if (event.detail.requestConfig.verb !== "get") setTimeout(() => document.dispatchEvent(new CustomEvent("carebell:change", { detail: [] })), 0);
+  });
   for (const name of ["htmx:afterSettle", "carebell:painted"]) document.addEventListener(name, () => { current(); paintTimes(); });
 
   document.addEventListener("DOMContentLoaded", () => {
