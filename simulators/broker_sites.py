@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import random
 import socket
 from collections.abc import Mapping, Sequence
@@ -221,7 +222,7 @@ async def play(
                 async for message in client.messages:
                     counts["commands"] += 1
                     for said in site.hear(str(message.topic), _bytes(message.payload), datetime.now(UTC)):
-                        await client.publish(said.topic, said.payload, qos=1)
+                        await client.publish(said.topic, said.payload, qos=1, timeout=math.inf)  # heeds its end
 
             begun_s = loop.time()
             async with asyncio.TaskGroup() as group:

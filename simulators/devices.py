@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import aiomqtt
@@ -25,6 +26,7 @@ ACK_TIMEOUT_S: Final = 30.0
 RETRY_FIRST_S: Final = 0.2
 RETRY_LAST_S: Final = 5.0
 BREAK_S: Final = 2.0
+CALL_S: Final = 10.0
 WILL: Final = b'{"signals":["connection_lost"]}'
 
 _quiet = logging.getLogger("carebell.simulators.mqtt")
@@ -67,6 +69,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _heed_cancellation() -> None:
+    """What aiomqtt raises, or returns, may stand in the place of a cancellation: it waits by ``asyncio.wait_for``, and
+    before Python 3.12 that loses one which meets a result.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _within(call: Awaitable[object]) -> None:
+    """A call of aiomqtt that has been told to wait for ever, so that it does not lose a cancellation."""
+    async with asyncio.timeout(CALL_S):
+        await call
+
+
 class MqttLink:
     """One MQTT 3.1.1 connection with user name = device id; QoS 1. Connects again with growing pauses.
 
@@ -99,7 +116,8 @@ class MqttLink:
         while True:
             try:
                 async with self._new_client() as client:
-                    await client.subscribe(f"carebell/{self._device_id}/down", qos=1)
+                    _heed_cancellation()
+                    await _within(client.subscribe(f"carebell/{self._device_id}/down", qos=1, timeout=math.inf))
                     pause_s = RETRY_FIRST_S
                     self.connections += 1
                     self._client = client
@@ -107,11 +125,10 @@ class MqttLink:
                     async for message in client.messages:
                         answer = self._on_command(message.payload) if isinstance(message.payload, bytes) else None
                         if answer is not None:
-                            await client.publish(f"carebell/{self._device_id}/up", answer, qos=1, timeout=10)
+                            up = f"carebell/{self._device_id}/up"
+                            await _within(client.publish(up, answer, qos=1, timeout=math.inf))
             except (aiomqtt.MqttError, OSError) as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():  # a connection reset while it closes
-                    raise asyncio.CancelledError from error
+                _heed_cancellation()  # a connection reset while it closes
                 self.last_error = str(error)
             finally:
                 self._lost()
@@ -131,20 +148,16 @@ class MqttLink:
                 async with asyncio.timeout_at(deadline_s) as scope:
                     self._waiting.add(scope)
                     try:
-                        await client.publish(
-                            f"carebell/{self._device_id}/up", payload, qos=1, timeout=2 * self._ack_timeout_s
-                        )
+                        await client.publish(f"carebell/{self._device_id}/up", payload, qos=1, timeout=math.inf)
                         return loop.time() - began_s
                     finally:
                         self._waiting.discard(scope)
-            except (aiomqtt.MqttError, OSError) as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():  # a connection reset while it closes
-                    raise asyncio.CancelledError from error
-                self.last_error = str(error)
-                await asyncio.sleep(0.05)
             except TimeoutError:
                 continue  # the connection broke, or the time is over
+            except (aiomqtt.MqttError, OSError) as error:
+                _heed_cancellation()
+                self.last_error = str(error)
+                await asyncio.sleep(0.05)
         raise NotAcknowledgedError(f"{self._device_id}: no PUBACK within {self._ack_timeout_s:g} s; {self.last_error}")
 
     async def break_off(self) -> None:
@@ -170,7 +183,7 @@ class MqttLink:
             protocol=aiomqtt.ProtocolVersion.V311,
             will=aiomqtt.Will(f"carebell/{self._device_id}/up", WILL, qos=1),
             keepalive=60,
-            timeout=10.0,
+            timeout=CALL_S,
             max_inflight_messages=1000,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             logger=_quiet,

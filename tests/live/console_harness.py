@@ -60,10 +60,10 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
         try:
             yield opened
-        except BaseException:
+        except Exception as error:
             for page in [page for context in opened.contexts for page in context.pages]:
                 with suppress(Error):  # the test's own failure is what matters
-                    print(f"---- {page.url}\n{page.locator('body').inner_text(timeout=5000)[:3000]}")
+                    error.add_note(f"---- {page.url}\n{page.locator('body').inner_text(timeout=5000)[:3000]}")
             raise
         finally:
             opened.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import socket
 import ssl
@@ -363,8 +364,9 @@ class BrokerLink:
         if way is None:
             return False
         try:
-            await client.publish(way[0], way[1], qos=1, timeout=PUBLISH_S)
-        except (aiomqtt.MqttError, ValueError) as error:
+            async with asyncio.timeout(PUBLISH_S):
+                await client.publish(way[0], way[1], qos=1, timeout=math.inf)
+        except (aiomqtt.MqttError, TimeoutError, ValueError) as error:
             log.warning("broker_command_not_sent", device=device_id, error=type(error).__name__)
             return False
         self.totals["sent"] += 1
