@@ -27,11 +27,13 @@ def now() -> datetime:
 
 
 async def served(place: World, peripheral: peripherals.Peripheral, times: int = 1) -> None:
-    """Advertise until the device was connected so often, and let go again."""
+    """Advertise until the device was connected so often; return when the hub has let it go again, and knows it."""
 
     def over() -> bool:
-        place.bluez.advertise(peripheral)
-        return place.bluez.connections.count(peripheral.address) >= times and not peripheral.connected
+        if place.bluez.connections.count(peripheral.address) < times:
+            place.bluez.advertise(peripheral)
+            return False
+        return not peripheral.connected and not place.hub.counters()["connected"]
 
     await until(over)
 
@@ -40,7 +42,8 @@ def test_a_cuff_is_paired_read_and_let_go(tmp_path: Path, monkeypatch: pytest.Mo
     async def main() -> None:
         async with world(tmp_path, ONE_CUFF, monkeypatch) as place:
             cuff = peripherals.cuff(CUFF)
-            cuff.pending = [peripherals.pressure(128, 79, 95, now() - timedelta(minutes=30), 72)]
+            before = now()
+            cuff.pending = [peripherals.pressure(128, 79, 95, before - timedelta(minutes=30), 72)]
             await served(place, cuff)
             assert cuff.paired
             assert place.taken.measured("systolic_mmhg") == [128]
@@ -50,7 +53,8 @@ def test_a_cuff_is_paired_read_and_let_go(tmp_path: Path, monkeypatch: pytest.Mo
             assert reading.stored
             assert all(frame.verified for frame in place.taken.frames)
             # The clock was written in the person's local time: year and month of Shanghai, adjusted by reference.
-            assert cuff.clock[:3] == now().year.to_bytes(2, "little") + bytes([now().month])
+            months = {at.year.to_bytes(2, "little") + bytes([at.month]) for at in (before, now())}
+            assert cuff.clock[:3] in months
             assert cuff.clock[9] == 2
 
     asyncio.run(main())
@@ -107,7 +111,7 @@ def test_many_devices_share_one_connection(tmp_path: Path, monkeypatch: pytest.M
                 return not any(each.pending for each in others) and counted.count(OTHER) >= 2
 
             await until(all_served)
-            await until(lambda: not any(each.connected for each in others))
+            await until(lambda: not place.hub.counters()["connected"] and not place.hub.counters()["waiting"])
             assert place.bluez.most_connected == 1
             assert sorted(place.bluez.connections.count(each.address) for each in others) == [1] * 6
             assert place.taken.measured("weight_kg") == [63.5, 63.5]
@@ -238,7 +242,9 @@ def test_an_adapter_pulled_out_in_the_middle_of_a_connection(tmp_path: Path, mon
             place.bluez.advertise(cuff)
             await until(lambda: cuff.values.subscribed)
             place.bluez.remove_adapter()
-            await until(lambda: place.hub.state() == (False, "there is no adapter hci0"))
+            await until(lambda: not place.hub.state()[0])
+            # Whether the cuff is in trouble too is told behind it: that depends on the step which was interrupted.
+            await until(lambda: place.hub.state()[1].startswith("there is no adapter hci0"))
             place.bluez.add_adapter()
             await place.scanning()
             cuff.pending = [peripherals.pressure(128, 79, 95)]
@@ -291,7 +297,12 @@ def test_out_of_range_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert place.hub.state()[0]
             cuff.out_of_range = False
             cuff.pending = [peripherals.pressure(128, 79, 95)]
-            await served(place, cuff)
+
+            def read() -> bool:
+                place.bluez.advertise(cuff)
+                return bool(place.taken.measured("systolic_mmhg"))
+
+            await until(read)  # a second may be too short for this machine too
             await until(lambda: "out of range" not in place.hub.state()[1])
 
     asyncio.run(main())
@@ -299,7 +310,7 @@ def test_out_of_range_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_controller_that_cannot_connect_while_it_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async with world(tmp_path, ONE_CUFF, monkeypatch, quiet_s=1.0) as place:
+        async with world(tmp_path, ONE_CUFF, monkeypatch, quiet_s=60.0) as place:
             cuff = peripherals.cuff(CUFF)
             cuff.needs_silence = True
             cuff.pending = [peripherals.pressure(128, 79, 95)]
@@ -308,7 +319,8 @@ def test_a_controller_that_cannot_connect_while_it_scans(tmp_path: Path, monkeyp
             assert place.taken.measured("systolic_mmhg")[:1] == [128]
             await place.scanning()
             assert cuff.connected  # nobody waits for its end: presses are heard beside it
-            await until(lambda: not cuff.connected)
+            place.bluez.drop(cuff)
+            await until(lambda: not place.hub.counters()["connected"])
             assert "InProgress" not in place.hub.state()[1]
 
     asyncio.run(main())

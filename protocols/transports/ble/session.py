@@ -156,6 +156,7 @@ class Session:
     async def _listen(self, started_s: float) -> None:
         """Until the device leaves, has said nothing for ``quiet_s``, or its turn is over and others wait."""
         step_s = min(0.5, self._options.quiet_s / 2)
+        self._last_s = self._loop.time()  # a pairing alone may take longer than the device may be quiet
         while not self._gone.is_set():
             now_s = self._loop.time()
             if now_s - self._last_s > self._options.quiet_s:
