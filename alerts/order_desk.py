@@ -54,13 +54,17 @@ class OrderDesk:
         self._wake()
         return shown
 
-    async def check_in(self, told: Mapping[str, Any], *, device_id: str, actor: Actor) -> dict[str, Any]:
+    async def check_in(
+        self, told: Mapping[str, Any], *, device_id: str, actor: Actor, heard_us: int | None = None
+    ) -> dict[str, Any]:
         """A service code that was read (alerts.visits); ``device_id`` is the terminal's, "" for none.
+
+        ``heard_us`` is when the gateway heard it, None for now.
 
         Raises UsageError, NotFoundError for an unknown code and ConflictError for one that is not taken any more.
         """
         now_us = self._clock.now_us()
-        scan = visits.read_scan(told, device_id, now_us)
+        scan = visits.read_scan(told, device_id, now_us if heard_us is None else heard_us)
         taken = await self._store.write(lambda c: visits.take(c, scan, actor, now_us, self._policy))
         if isinstance(taken, Refused):
             raise (NotFoundError if taken.reason == visits.UNKNOWN_CODE else ConflictError)(taken.reason)

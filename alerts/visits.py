@@ -30,7 +30,10 @@ RESENT_WITHIN_US: Final = 5 * MINUTE_US
 
 
 class Scan(Struct, frozen=True, kw_only=True):
-    """A service code that was read. ``at_us`` is when, by whoever read it; it orders nothing."""
+    """A service code that was read. ``at_us`` is when, by whoever read it; it orders nothing.
+
+    ``heard_us``: when the gateway heard of it.
+    """
 
     service_code: str
     direction: str
@@ -38,10 +41,14 @@ class Scan(Struct, frozen=True, kw_only=True):
     device_id: str
     method: str
     at_us: int
+    heard_us: int
 
 
-def read_scan(body: Mapping[str, Any], device_id: str, now_us: int) -> Scan:
-    """Check what was told. ``device_id``: the terminal, "" for none. Without ``at`` it is now. Raises UsageError."""
+def read_scan(body: Mapping[str, Any], device_id: str, heard_us: int) -> Scan:
+    """Check what was told. ``device_id``: the terminal, "" for none. Without ``at`` it is when it was heard.
+
+    Raises UsageError.
+    """
     texts = {name: clean_text(body.get(name) or "", name, 64) for name in ("service_code", "staff_id")}
     if missing := [name for name, value in texts.items() if not value]:
         raise UsageError(f"{' and '.join(missing)}: missing")
@@ -51,10 +58,10 @@ def read_scan(body: Mapping[str, Any], device_id: str, now_us: int) -> Scan:
     if method not in METHODS:
         raise UsageError(f"method: one of {', '.join(METHODS[:-1])}")
     try:
-        at_us = now_us if body.get("at") is None else to_us(datetime.fromisoformat(body["at"]))
+        at_us = heard_us if body.get("at") is None else to_us(datetime.fromisoformat(body["at"]))
     except (TypeError, ValueError, OverflowError) as error:
         raise UsageError("at must be an RFC 3339 time with its zone, for example 2026-11-22T01:02:03Z") from error
-    return Scan(**texts, direction=direction, device_id=device_id, method=method, at_us=at_us)
+    return Scan(**texts, direction=direction, device_id=device_id, method=method, at_us=at_us, heard_us=heard_us)
 
 
 def take(
@@ -69,7 +76,7 @@ def take(
     if order is None:
         return refuse(connection, None, "order/unknown", UNKNOWN_CODE, actor, now_us, policy)
     found = of_order(connection, order)
-    if found is not None and _is_resent(scan, found, now_us):
+    if found is not None and _is_resent(scan, found):
         return found
     alert = rows.get(connection, order.alert_id)
     wrong = _wrong(scan, order, found)
@@ -141,10 +148,11 @@ def began(connection: apsw.Connection, order: OrderRequest) -> bool:
     return of_order(connection, order) is not None
 
 
-def _is_resent(scan: Scan, visit: dict[str, Any], now_us: int) -> bool:
+def _is_resent(scan: Scan, visit: dict[str, Any]) -> bool:
+    """Also one that was heard before the visit was written: it comes from the journal again, after a crash."""
     at = visit[f"{scan.direction}_at"]
     same = (visit["staff_id"], visit[f"{scan.direction}_device_id"] or "") == (scan.staff_id, scan.device_id)
-    return at is not None and same and now_us - to_us(datetime.fromisoformat(at)) < RESENT_WITHIN_US
+    return at is not None and same and scan.heard_us - to_us(datetime.fromisoformat(at)) < RESENT_WITHIN_US
 
 
 def _wrong(scan: Scan, order: OrderRequest, visit: dict[str, Any] | None) -> str:

@@ -143,6 +143,9 @@ class Parts:
         self.recent = RecentFrames(self.states.device)
         self._build_alerts()
         self.judge = Judge(engine=SignsOfLife(self.engine), alerts=self.alerts, store=self.writer, clock=clock)
+        for follower in (self.call_backs, self.visits):
+            self.ingest.listen(follower)
+            self.judge.follow(follower)
         self.unknown = UnknownDevices()
         self._build_history()
         self.feed = JournalFeed(self.writer, settings.site)
@@ -255,10 +258,8 @@ class Parts:
         self.alerts = AlertService(self.writer, self.clock, policy, outbox=self.outbox)
         self.desk = Desk(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.call_backs = CallBacks(self.desk)
-        self.ingest.listen(self.call_backs)
         self.order_desk = OrderDesk(self.writer, self.clock, policy, wake=self.outbox.wake)
         self.visits = Visits(self.order_desk)
-        self.ingest.listen(self.visits)
 
     def _conferences(self) -> Conferences | None:
         twilio, settings = self.ways.twilio, self.settings.notify.twilio

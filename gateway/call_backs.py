@@ -6,20 +6,18 @@ The call itself is made by a person, or as a conference of the alert (``POST /ap
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final
 
 import structlog
 from msgspec import Struct
 
-from gateway.errors import CarebellError, StorageBrokenError
+from gateway.duties import Duties
+from gateway.errors import CarebellError, StorageError
 from gateway.model import Actor, Committed, Record, Urgency
 from gateway.ports import AlertDesk
 
-WAITING: Final = 1000
 TRIES: Final = 20
 PAUSE_S: Final = 0.25
-NOTED: Final = 1000
 
 log = structlog.get_logger("call_backs")
 
@@ -31,28 +29,19 @@ class _Wish(Struct, frozen=True):
 
 
 class CallBacks:
-    """A CommittedListener; ``run`` writes the notes."""
+    """A CommittedListener that Judge follows; ``run`` writes the notes, each once."""
 
     def __init__(self, desk: AlertDesk) -> None:
         self._desk = desk
-        self._wishes: deque[_Wish] = deque(maxlen=WAITING)
-        self._woken = asyncio.Event()
-        self._noted: dict[tuple[str, str], None] = {}
+        self._duties = Duties("call_backs", self._note)
+        self.run = self._duties.run
+        self.is_open = self._duties.is_open
         self.notes = 0
 
     def __call__(self, committed: Committed) -> None:
         for record in committed.records:
             if record.urgency != Urgency.ROUTINE and (address := _address(record)):
-                self._wishes.append(_Wish(record.person_id, record.device_id, address))
-                self._woken.set()
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._wishes:
-                await self._note(self._wishes.popleft())
+                self._duties.add(_Wish(record.person_id, record.device_id, address))
 
     async def _note(self, wish: _Wish) -> None:
         """On the youngest open alert of the unit, which may still be on its way from the rules."""
@@ -65,20 +54,17 @@ class CallBacks:
                     return
                 await asyncio.sleep(PAUSE_S)
             log.warning("call_back_without_alert", device=wish.device_id)
-        except StorageBrokenError:
+        except StorageError:
             raise
         except CarebellError as error:
             log.error("call_back_not_noted", device=wish.device_id, error=str(error))
 
     async def _write(self, alert_id: str, wish: _Wish) -> None:
-        if (alert_id, wish.address) in self._noted:
+        note = f"主机等待回拨 The unit waits to be called back: {wish.address}"
+        if any(step["reason"] == note for step in (await self._desk.alert(alert_id))["transitions"]):
             return
         actor = Actor("system", "call-back", channel="scaip")
-        note = f"主机等待回拨 The unit waits to be called back: {wish.address}"
         await self._desk.act(alert_id, "note", actor=actor, version=None, note=note)
-        if len(self._noted) >= NOTED:
-            del self._noted[next(iter(self._noted))]
-        self._noted[alert_id, wish.address] = None
         self.notes += 1
 
 

@@ -38,6 +38,13 @@ class EffectSink(Protocol):
     async def drained(self) -> None: ...
 
 
+class Follower(Protocol):
+    """Who does what committed records ask for besides the rules (gateway.duties)."""
+
+    def __call__(self, committed: Committed) -> None: ...
+    def is_open(self) -> bool: ...
+
+
 class Judge:
     """``observe`` is a listener of ingest; ``run`` ticks and saves. Everything on the loop."""
 
@@ -48,9 +55,14 @@ class Judge:
         self._clock = clock
         self._unsaved: dict[tuple[str, str], bytes | None] = {}
         self._failing = False
+        self._followers: list[Follower] = []
         self.seq = 0
         self.saved_seq = 0
         self.ticked_us = 0
+
+    def follow(self, follower: Follower) -> None:
+        """It hears what is judged again at start, and the bookmark does not pass what it has still to do."""
+        self._followers.append(follower)
 
     def observe(self, committed: Committed) -> None:
         crashpoints.reached(crashpoints.BEFORE_JUDGING)
@@ -74,6 +86,8 @@ class Judge:
             for part in parts:
                 if isinstance(part, Committed):
                     self.observe(part)
+                    for follower in self._followers:
+                        follower(part)
                 else:
                     log.error("batch_corrupt", first_seq=part.first_seq, last_seq=part.last_seq, reason=part.reason)
                     self.seq = part.last_seq
@@ -114,7 +128,7 @@ class Judge:
     async def save(self) -> None:
         """Write the states that changed, and the bookmark; not before the effects they led to are durable.
 
-        Raises StorageError; what was not written is written with the next call.
+        Raises StorageError; what was not written is written with the next call, as it is while a follower is at work.
         """
         seq = self.seq
         changed = iter(self._engine.dirty())  # as of seq, whatever changes meanwhile
@@ -123,6 +137,8 @@ class Judge:
             await asyncio.sleep(0)
         rows = [(*key, state) for key, state in self._unsaved.items()]
         if seq == self.saved_seq and not rows:
+            return
+        if any(follower.is_open() for follower in self._followers):
             return
         await self._alerts.drained()
         now_us = self._clock.now_us()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import structlog
 from msgspec import Struct
 
-from gateway.errors import CarebellError, StorageBrokenError
+from gateway.duties import Duties
+from gateway.errors import CarebellError, StorageError
 from gateway.model import Actor, Committed, Record
 
-WAITING: Final = 1000
 MEMBER: Final = "service_checkin"
 
 log = structlog.get_logger("visits")
@@ -22,21 +20,25 @@ log = structlog.get_logger("visits")
 class Orders(Protocol):
     """alerts.order_desk.OrderDesk."""
 
-    async def check_in(self, told: Mapping[str, Any], *, device_id: str, actor: Actor) -> dict[str, Any]: ...
+    async def check_in(
+        self, told: Mapping[str, Any], *, device_id: str, actor: Actor, heard_us: int | None = None
+    ) -> dict[str, Any]: ...
 
 
 class _Told(Struct, frozen=True):
     device_id: str
     scan: dict[str, Any]
+    heard_us: int
 
 
 class Visits:
-    """A CommittedListener; ``run`` writes them. What a terminal says is in the journal, whatever becomes of it."""
+    """A CommittedListener that Judge follows; ``run`` writes the visits, each once."""
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._waiting: deque[_Told] = deque(maxlen=WAITING)
-        self._woken = asyncio.Event()
+        self._duties = Duties("visits", self._take)
+        self.run = self._duties.run
+        self.is_open = self._duties.is_open
         self.taken = 0
         self.refused = 0
 
@@ -49,23 +51,14 @@ class Visits:
     def _look_at(self, record: Record, unknown: Mapping[str, Any]) -> None:
         scan = unknown.get(MEMBER)
         if isinstance(scan, dict) and record.verified and record.device_id:
-            self._waiting.append(_Told(record.device_id, scan))
-            self._woken.set()
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._waiting:
-                await self._take(self._waiting.popleft())
+            self._duties.add(_Told(record.device_id, scan, record.received_at_us))
 
     async def _take(self, told: _Told) -> None:
         actor = Actor("device", told.device_id, channel="terminal")
         try:
-            await self._orders.check_in(told.scan, device_id=told.device_id, actor=actor)
+            await self._orders.check_in(told.scan, device_id=told.device_id, actor=actor, heard_us=told.heard_us)
             self.taken += 1
-        except StorageBrokenError:
+        except StorageError:
             raise
         except CarebellError as error:  # an unknown or used code is in the audit; the terminal asks for no answer
             self.refused += 1

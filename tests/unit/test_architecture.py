@@ -47,6 +47,8 @@ ALLOWED = {
     ("gateway.health", "gateway.metrics"),
     ("gateway.ingest", "gateway.storage"),
     ("gateway.judge", "gateway.storage"),
+    ("gateway.call_backs", "gateway.duties"),
+    ("gateway.visits", "gateway.duties"),
     ("gateway.housekeeping", "gateway.storage"),
     ("gateway.housekeeping", "gateway.config"),
     ("gateway.config", "gateway.config_broker"),

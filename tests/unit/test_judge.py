@@ -307,3 +307,39 @@ def test_run_ends_with_a_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         life.store.close()
 
     asyncio.run(main())
+
+
+class Doer:
+    """A follower that has something to do for every record of device A."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.busy = False
+
+    def __call__(self, committed: Committed) -> None:
+        self.heard += [record.device_id for record in committed.records]
+
+    def is_open(self) -> bool:
+        return self.busy
+
+
+def test_the_bookmark_does_not_pass_what_a_follower_has_still_to_do(tmp_path: Path) -> None:
+    async def main() -> None:
+        life, doer = Life(tmp_path, []), Doer()
+        life.judge.follow(doer)
+        await life.observe("A")
+        await life.judge.save()
+        doer.busy = True
+        await life.observe("A", "B")
+        await life.judge.save()
+        assert await life.saved() == (1, {"A": 1})
+        life.store.close()
+        life, doer = Life(tmp_path, []), Doer()
+        life.judge.follow(doer)
+        assert await life.recover() == 2
+        assert doer.heard == ["A", "B"], "it hears again what nobody knows to be done"
+        await life.judge.save()
+        assert await life.saved() == (3, {"A": 2, "B": 1})
+        life.store.close()
+
+    asyncio.run(main())
