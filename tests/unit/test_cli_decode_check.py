@@ -16,7 +16,7 @@ PROGRAM = (sys.executable, "-c", "from gateway.cli.main import main; main()")
 
 
 def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-    done = subprocess.run([*PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=60, check=False)
+    done = subprocess.run([*PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=240, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 

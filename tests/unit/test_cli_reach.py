@@ -25,7 +25,7 @@ ROBOT = '[notify.robots.ward]\nkind = "wecom"\nkey_file = "key"\n'
 def run(*arguments: str, data_dir: Path) -> tuple[int, str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CAREBELL_")}
     done = subprocess.run(
-        [sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True, check=False, timeout=240,
         env=environment, cwd=data_dir,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

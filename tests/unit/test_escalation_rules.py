@@ -267,7 +267,7 @@ def test_a_provider_that_hangs_is_left_for_the_next_one(tmp_path: Path) -> None:
     world.reopen()
     begun = time.monotonic()
     asyncio.run(_play(world, "at 22:04:00 press\nexpect 22:04:00 sms contact 1"))
-    assert time.monotonic() - begun < 10  # a hanging provider would keep it for a minute
+    assert time.monotonic() - begun < 50  # a hanging provider would keep it for a minute
     attempts = show_alert(world.store.connection, world.alert().id)["attempts"]
     states = {(each["provider"], each["state"]) for each in attempts if each["medium"] == "sms"}
     assert states == {("first", "unknown"), ("second", "queued")}

@@ -341,6 +341,10 @@ def test_a_write_that_cannot_be_now_does_not_end_the_daemon(
         async with asyncio.TaskGroup() as group:
             running = group.create_task(life.housekeeping.run())
             with capture_logs() as logs:
+                async with asyncio.timeout(60):
+                    while not logs:
+                        life.clock.advance(1)
+                        await asyncio.sleep(0.02)
                 for _ in range(8):
                     life.clock.advance(1)
                     await asyncio.sleep(0.02)

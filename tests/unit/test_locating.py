@@ -89,7 +89,7 @@ ANSWERS: list[tuple[int, bytes, Position | None]] = [
 
 def test_a_service(service: str) -> None:
     async def ask() -> None:
-        resolver = HttpResolver(service, 5.0)
+        resolver = HttpResolver(service, 60.0)
         for status, body, expected in ANSWERS:
             Service.answer = (status, body)
             assert await resolver.locate([CELL, WIFI, WIFI]) == expected

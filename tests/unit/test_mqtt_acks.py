@@ -259,7 +259,7 @@ def test_a_quiet_device_is_heard_while_the_others_fill_the_bound(tmp_path: Path)
 
 def test_stopping_acknowledges_what_was_on_its_way(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path) as world:
+        async with running(tmp_path, bounds(drain_s=60.0)) as world:
             world.ingest.verdict = None
             client = await world.connect(version=5, will=("carebell/D-1/up", b"bye"))
             client.send(publish_packet(UP, b"x", version=5))

@@ -83,13 +83,15 @@ def test_a_message_that_nobody_fetched_expired_unsent(tmp_path: Path) -> None:
 
 def test_after_a_restart_nobody_knows_whether_it_was_fetched(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path) as world:
+        clock = VirtualClock(from_us(T0_US))
+        async with running(tmp_path, clock=clock) as world:
             mailbox, _ = mailbox_of(world)
             client = await listening(world)  # a session that ends with its connection leaves no trace
             number = await put(world, mailbox, b"ring", lives_us=6 * 10**5)
             assert await client.receive() is not None
-        async with running(tmp_path) as world:
+        async with running(tmp_path, clock=clock) as world:
             _, told = mailbox_of(world)
+            clock.advance(1)
             await world.until(lambda: bool(told))
             assert told == [(number, "expired", True)]
 

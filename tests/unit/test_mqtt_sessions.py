@@ -97,6 +97,7 @@ def test_messages_survive_reconnects_and_restarts_and_come_again_with_dup(tmp_pa
             assert client.connack == b"\x01\x00"
             assert await client.receive() == down(b"2", 2, dup=True)
             client.send(puback(2))
+            await client.roundtrip()
             await world.endpoint.send_down("D-1", b"3")
             assert await client.receive() == down(b"3", 1)  # the identifiers before it are free again
         async with running(tmp_path) as world:
@@ -153,10 +154,10 @@ def test_messages_expire(tmp_path: Path) -> None:
                 "D-1", b"unlock", expires_at_us=clock.now_us() + 60 * US_PER_S, on_ack=told.append
             )
             client = await subscribed(world, 5, properties=EXPIRY_100, clean=False)
-            clock.advance(10)
             assert await client.receive() == (
                 0x32, text(DOWN) + b"\x00\x01" + b"\x05\x02\x00\x00\x00\x3c" + b"unlock",
             )  # fmt: skip
+            clock.advance(10)
             await client.close()
             await world.nobody_left()
             client = await world.connect(version=5, properties=EXPIRY_100, clean=False)
@@ -321,7 +322,7 @@ def test_sessions_expire(tmp_path: Path) -> None:
             await client.close()
             await world.nobody_left()
             clock.advance(101)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while await world.store.read(queue.load_sessions):
                     await asyncio.sleep(0.01)
 

@@ -19,7 +19,7 @@ LOST = b'{"signals":["connection_lost"]}'
 
 
 async def wait_for_frames(world: World, count: int) -> list[bytes]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(world.ingest.frames) < count:
             await asyncio.sleep(0.01)
     return [frame.payload for frame in world.ingest.frames]
@@ -102,7 +102,9 @@ def test_a_will_is_offered_until_it_is_stored(tmp_path: Path) -> None:
             await client.close()
             await wait_for_frames(world, 1)
             world.ingest.verdict = Verdict.ACCEPTED
-            assert await wait_for_frames(world, 2) == [b"{}", b"{}"]
-            assert world.endpoint.counters()["wills_total"] == 1
+            await world.until(lambda: world.endpoint.counters()["wills_total"] == 1)
+            tries = [frame.payload for frame in world.ingest.frames]  # how often it was refused varies
+            assert len(tries) >= 2
+            assert set(tries) == {b"{}"}
 
     play(main())

@@ -38,7 +38,7 @@ def taking(bench: Bench, outbox: Outbox, write: Callable[[Taking], None], until:
             with contextlib.suppress(StorageError), outbox.taking(100) as took:
                 await asyncio.sleep(0.05)  # the pump looks meanwhile, and finds no place
                 write(took)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not until():
                     await asyncio.sleep(0.002)
             outbox.close()
