@@ -16,12 +16,11 @@ from gateway.security import digest_of, new_token
 SEEN_EVERY_US: Final = 30_000_000
 """How exactly the newest request is known: not every request is a write."""
 WATCHED_EVERY_S: Final = 60.0
-WATCHED_FRESH_US: Final = 180_000_000
 
 
 class Limits(Struct, frozen=True):
-    """``idle_us`` without a request ends a session; one whose screen is connected may be idle for ``watch_us``
-    (a call center's screen is watched, not clicked); ``absolute_us`` ends every session.
+    """``idle_us`` without a request and without a connected screen ends a session, ``watch_us`` without a request one
+    whose screen is connected (a call center's screen is watched, not clicked); ``absolute_us`` ends every session.
     """
 
     idle_us: int
@@ -61,8 +60,10 @@ def find(connection: apsw.Connection, token: str, now_us: int, limits: Limits) -
     if row is None:
         return None
     user_id, created_us, seen_us, watched_us, step = row
-    idle_us = limits.watch_us if now_us - watched_us < WATCHED_FRESH_US else limits.idle_us
-    if now_us - created_us >= limits.absolute_us or now_us - seen_us >= idle_us:
+    unseen_us, away_us = now_us - seen_us, now_us - max(seen_us, watched_us)
+    if now_us - created_us >= limits.absolute_us or away_us >= limits.idle_us:
+        return None
+    if unseen_us >= max(limits.watch_us, limits.idle_us):
         return None
     user = by_id(connection, user_id)
     if user.disabled_at_us is not None:

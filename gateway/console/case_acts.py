@@ -27,7 +27,10 @@ log = structlog.get_logger("console")
 
 
 async def act(visit: Visit) -> Response:
-    """One of ACTS with the version that was seen. Of two who act on one version one is told who was quicker: 409."""
+    """One of ACTS with the version that was seen. Of two who act on one version one is told who was quicker: 409.
+
+    A browser sends again what got no answer: an act is done once, and whoever did it is told so.
+    """
     action = visit.request.path_params["action"]
     if action not in ACTS:
         raise NotFoundError(f"there is no act {action!r}")
@@ -40,13 +43,37 @@ async def act(visit: Visit) -> Response:
     detail = {name: visit.form[name] for name in ("progress", "owner", "severity") if visit.form.get(name)}
 
     async def do(alert: dict[str, Any]) -> str:
-        done = await visit.services.desk.act(
-            alert["id"], action, actor=visit.actor, version=None if action in WHENEVER else version,
-            outcome=visit.form.get("outcome", ""), note=note, detail=detail or None,
-        )  # fmt: skip
-        return f"{visit.say.word(action, 'action')} · v{done['version']}"
+        if not _is_done(alert, action, visit, version, note, detail):
+            try:
+                alert = await visit.services.desk.act(
+                    alert["id"], action, actor=visit.actor, version=None if action in WHENEVER else version,
+                    outcome=visit.form.get("outcome", ""), note=note, detail=detail or None,
+                )  # fmt: skip
+            except ConflictError:
+                alert = await visible_alert(visit.services, visit.principal, alert["id"])
+                if not _is_done(alert, action, visit, version, note, detail):
+                    raise
+        return f"{visit.say.word(action, 'action')} · v{alert['version']}"
 
     return await _answered(visit, do)
+
+
+def _is_done(
+    alert: dict[str, Any], action: str, visit: Visit, version: int | None, note: str, detail: dict[str, str]
+) -> bool:
+    """Whether this very act stands in the timeline behind the version that was seen: its answer did not arrive."""
+    if version is None or (action == "resolve" and alert["outcome"] != visit.form.get("outcome", "")):
+        return False
+    for step in reversed(alert["transitions"]):
+        if step["version"] <= version:
+            return False
+        if step["action"] != action or step["actor"]["id"] != visit.actor.id or (step["reason"] or "") != note:
+            continue
+        if detail.items() <= (step["evidence"] or {}).items() and (
+            step["version"] == version + 1 or action in WHENEVER
+        ):
+            return True
+    return False
 
 
 async def order(visit: Visit) -> Response:

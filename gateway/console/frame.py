@@ -240,9 +240,12 @@ async def _admit(frame: Frame, request: Request, session: Session, permission: s
 
 
 def _elsewhere(request: Request, session: Session | None) -> Response:
-    """Where to go first. A script is told by a header, so that it does not show the sign-in page inside a page."""
+    """Where to go first. A script is told by a header, so that it does not show the sign-in page inside a page; who
+    sent a form without one goes there by herself.
+    """
     path = f"{ROOT}/sign-in" if session is None else STEPS.get(session.step, ROOT)
-    if request.headers.get("hx-request") == "true" or request.method != "GET":
+    is_form = request.headers.get("accept", "").startswith("text/html")
+    if request.headers.get("hx-request") == "true" or (request.method != "GET" and not is_form):
         return Response(status_code=401, headers={"hx-redirect": path})
     return see_other(path)
 

@@ -4,13 +4,21 @@
   const $ = (id) => document.getElementById(id);
   const body = document.body;
   const words = body.dataset;
-  const LOST_MS = 10000, POLL_MS = 3000, RECONNECT_MS = 5000;
+  const LOST_MS = 10000, POLL_MS = 3000, RECONNECT_MS = 5000, LIMIT_MS = 8000;
   let offset = 0;             // server's clock minus ours, ms
   let heard = Date.now();     // when the stream last said something
   let lastId = "", source = null, lost = false, missed = 0, polled = 0, retried = 0;
+  let behind = 0;             // since when the queue cannot be read, 0: it can
+  let ended = false;
 
   const now = () => Date.now() + offset;
-  window.carebell = { now };
+  async function ask(path, options = {}) { // every question of a script: it has an end, and knows when nobody is signed in
+    const headers = { "HX-Request": "true", ...options.headers };
+    const answer = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(LIMIT_MS) });
+    if (answer.status === 401) elsewhere(answer.headers.get("HX-Redirect"));
+    return answer;
+  }
+  window.carebell = { now, ask, RETRY_MS: POLL_MS };
 
   // ---- time ---------------------------------------------------------------------------------------------------------
   function age(ms) {
@@ -44,6 +52,7 @@
   }
 
   // ---- sound --------------------------------------------------------------------------------------------------------
+  const SOUND = "carebell:sound", AGAIN_MS = 15000, CALLS = 40;
   let audio = null, rang = 0;
   const known = new Set();
   function tone(level) {
@@ -63,13 +72,28 @@
     });
     body.dataset.rang = String(Number(body.dataset.rang || 0) + 1);
   }
-  function soundCheck() {
-    audio = audio || new AudioContext();
+  function wake() {
+    if (!audio) { audio = new AudioContext(); audio.onstatechange = paintSound; }
     audio.resume();
+    paintSound();
+  }
+  function paintSound() { // what it says is what is heard
+    const button = $("sound"), on = Boolean(audio) && audio.state === "running";
+    if (!button) return;
+    button.textContent = on ? button.dataset.on : button.dataset.off;
+    button.setAttribute("aria-pressed", String(on));
+  }
+  function soundCheck() {
+    wake();
     tone(2);
-    const button = $("sound");
-    button.textContent = button.dataset.on;
-    button.setAttribute("aria-pressed", "true");
+    try { sessionStorage.setItem(SOUND, "1"); } catch { /* then the next page asks again */ }
+  }
+  function soundAgain() { // it was on before this page: a browser may want a key or a touch first
+    let wanted = null;
+    try { wanted = sessionStorage.getItem(SOUND); } catch { return; }
+    if (!wanted) return;
+    wake();
+    for (const name of ["keydown", "pointerdown"]) document.addEventListener(name, () => { if (audio.state !== "running") wake(); });
   }
   function ring() {
     const waiting = rows.filter((row) => row.handling === "raised" && row.severity <= 2 && !row.suppressed);
@@ -180,19 +204,20 @@
     asking = true;
     asked = Date.now();
     try {
-      const answer = await fetch("/console/queue", { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
-      if (answer.status === 401) { location.assign("/console/sign-in"); return; }
-      if (answer.ok) {
-        const next = new DOMParser().parseFromString(await answer.text(), "text/html"), facts = next.getElementById("facts");
-        if (Number(facts.dataset.number) >= number) {
-          const calm = $("calm");
-          if (calm) calm.innerHTML = next.getElementById("calm").innerHTML;
-          const told = factsOf(facts);
-          paint([...next.querySelectorAll(".row")], () => false);
-          shown(told);
-        }
+      const answer = await ask("/console/queue");
+      if (ended) return;
+      if (!answer.ok) throw new Error(String(answer.status));
+      const next = new DOMParser().parseFromString(await answer.text(), "text/html"), facts = next.getElementById("facts");
+      if (Number(facts.dataset.number) >= number) {
+        const calm = $("calm");
+        if (calm) calm.innerHTML = next.getElementById("calm").innerHTML;
+        const told = factsOf(facts);
+        paint([...next.querySelectorAll(".row")], () => false);
+        shown(told);
       }
-    } catch { /* the watchdog says that the connection is lost */ } finally {
+      behind = 0;
+      if (lost && !isLost()) back();
+    } catch { behind = behind || Date.now(); /* the watchdog asks again, and says so when it lasts */ } finally {
       asking = false;
       if (again) { again = false; refresh(); }
     }
@@ -218,12 +243,15 @@
   async function receipt(ids) {
     ids.forEach((id) => { told.add(id); due.delete(id); });
     try {
-      const answer = await fetch("/console/presented", {
+      const answer = await ask("/console/presented", {
         method: "POST", headers: { "X-CSRF-Token": words.csrf, "Content-Type": "application/x-www-form-urlencoded" },
         body: new URLSearchParams({ alerts: ids.join(",") }),
       });
       if (!answer.ok) throw new Error("refused");
-    } catch { ids.forEach((id) => told.delete(id)); }
+    } catch { // a duty phone rings for what no screen has shown
+      ids.forEach((id) => told.delete(id));
+      setTimeout(present, POLL_MS);
+    }
   }
   function current() {
     const shown = $("alert");
@@ -254,7 +282,9 @@
   }
   function alive() {
     heard = Date.now();
-    if (!lost) return;
+    if (lost && !isLost()) back();
+  }
+  function back() {
     lost = false;
     setTimeout(() => { // what was missed comes right behind the first heartbeat
       const sign = $("connection");
@@ -267,8 +297,15 @@
     refresh();
     document.dispatchEvent(new CustomEvent("carebell:change", { detail: [] }));
   }
+  const isLost = () => Date.now() - heard >= LOST_MS || (behind > 0 && Date.now() - behind >= LOST_MS);
   function watch() {
-    if (Date.now() - heard < LOST_MS) return;
+    if (behind && Date.now() - polled >= POLL_MS) { polled = Date.now(); refresh(); }
+    if (source.readyState === EventSource.CLOSED && Date.now() - retried >= POLL_MS) { // refused: the browser leaves it at that
+      retried = Date.now();
+      connect();
+      refresh();
+    }
+    if (!isLost()) return;
     const sign = $("connection");
     if (!lost) {
       lost = true;
@@ -277,7 +314,7 @@
     }
     sign.hidden = false;
     sign.className = "";
-    sign.textContent = words.lost + " (" + Math.floor((Date.now() - heard) / 1000) + " s)";
+    sign.textContent = words.lost + " (" + Math.floor((Date.now() - Math.min(heard, behind || heard)) / 1000) + " s)";
     if (Date.now() - polled >= POLL_MS) { polled = Date.now(); refresh(); }
     if (Date.now() - retried >= RECONNECT_MS) { retried = Date.now(); connect(); }
   }
@@ -323,33 +360,120 @@
     event.preventDefault();
   });
 
-  // ---- acts: sent, confirmed or not, always said ---------------------------------------------------------------------
-  const statusOf = (event) => $(event.detail.target && event.detail.target.id === "conference" ? "legs-status" : "status");
-  document.addEventListener("htmx:beforeRequest", (event) => {
-    const status = statusOf(event);
-    if (status && event.detail.requestConfig.verb !== "get") { status.className = ""; status.textContent = words.sending; }
+  // ---- the end of a session ------------------------------------------------------------------------------------------
+  let timers = [];
+  function elsewhere(path) {
+    if (path && !path.endsWith("/sign-in")) { location.assign(path); return; }
+    if (ended) return;
+    ended = true; // nothing of persons stays on the screen, and whoever relies on it hears of it
+    timers.forEach(clearInterval);
+    if (source) source.close();
+    body.className = "";
+    body.replaceChildren($("over").content.cloneNode(true));
+    document.title = "⚠ " + words.over;
+    tone(1);
+    let calls = 1;
+    setInterval(() => { if (calls < CALLS) { calls += 1; tone(1); } }, AGAIN_MS);
+  }
+  document.addEventListener("htmx:beforeOnLoad", (event) => {
+    if (event.detail.xhr.status !== 401) return;
+    event.preventDefault();
+    elsewhere(event.detail.xhr.getResponseHeader("HX-Redirect"));
   });
+
+  // ---- acts: sent, confirmed or not, always said ---------------------------------------------------------------------
+  const isAct = (event) => event.detail.requestConfig.verb !== "get";
+  const statusOf = (target) => target.querySelector(target.id === "conference" ? "#legs-status" : "#status");
+  function say(status, className, text) {
+    if (!status) return;
+    status.className = className;
+    status.textContent = text;
+  }
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (isAct(event)) say(statusOf(event.detail.target), "", words.sending);
+  });
+  function undone(target, why) { // and what became of it is asked
+    say(statusOf(target), "refused", why);
+    setTimeout(() => document.dispatchEvent(new CustomEvent("carebell:change", { detail: [] })), 0);
+  }
+  const reasonIn = (answer) => { const why = answer.querySelector(".refused"); return why ? why.textContent.trim() : ""; };
+  document.addEventListener("htmx:beforeSend", (event) => {
+    const { target, xhr } = event.detail;
+    if (!isAct(event)) return;
+    xhr.addEventListener("loadend", () => { // no event of a case that she has left meanwhile comes here
+      if (ended || document.contains(target) || (xhr.status >= 200 && xhr.status < 400)) return;
+      leftUndone(target, reasonIn(new DOMParser().parseFromString(xhr.responseText, "text/html")) || words.unknown);
+    });
+  });
+  function leftUndone(target, why) {
+    const notice = $("notice"), heading = target.querySelector("h1"), link = document.createElement("a");
+    if (!notice || !heading) return;
+    link.href = "/console/alerts/" + encodeURIComponent(target.dataset.id);
+    link.textContent = heading.textContent;
+    notice.replaceChildren(why + " · ", link);
+    notice.hidden = false;
+  }
+
+  // ---- parts of the page that did not come: said in their place, and asked for again ----------------------------------
+  const renewals = new WeakMap();
+  let opening = 0; // the case that was asked for last
+  const isPassing = (status) => status < 400 || status >= 500 || status === 408 || status === 429;
+  function missing(target, path, status, why) {
+    if (!document.contains(target)) return;
+    clearTimeout(renewals.get(target));
+    let sign = target.querySelector("[data-fault]");
+    if (!sign) {
+      sign = document.createElement("p");
+      sign.className = "refused";
+      sign.dataset.fault = "1";
+      sign.setAttribute("role", "alert");
+      if (target.id === "work") { // not the case before it: keys would count for that one
+        target.replaceChildren(sign);
+        if (location.pathname !== path) history.pushState({ htmx: true }, "", path);
+        document.dispatchEvent(new CustomEvent("carebell:painted"));
+      } else target.prepend(sign);
+    }
+    sign.textContent = why || words.missing;
+    if (!isPassing(status)) return;
+    const asked = opening;
+    renewals.set(target, setTimeout(() => {
+      if (!document.contains(target)) return;
+      if (target.id !== "work") htmx.trigger(target, "refresh");
+      else if (asked === opening) htmx.ajax("GET", path, { target: "#work", swap: "innerHTML" }).catch(() => {}); // its events tell
+    }, POLL_MS));
+  }
+  document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target.id === "work") opening += 1; });
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:sendAbort"]) {
     document.addEventListener(name, (event) => {
-      const status = statusOf(event);
-      if (status && event.detail.requestConfig.verb !== "get") { status.className = "refused"; status.textContent = words.failed; }
+      if (isAct(event)) undone(event.detail.target, words.unknown);
+      else if (name !== "htmx:sendAbort") missing(event.detail.target, event.detail.pathInfo.requestPath, 0, "");
     });
   }
-  // A refusal that is no case takes no case's place: it is said, and the case stays and is asked for anew.
+  document.addEventListener("htmx:historyCacheMissLoadError", (event) => { // back or forward, to a case that does not come
+    if (event.detail.path.startsWith("/console/alerts/")) missing($("work"), event.detail.path, 503, "");
+    else location.assign(event.detail.path);
+  });
+  document.addEventListener("htmx:historyCacheMissLoad", (event) => {
+    const { pathname } = new URL(event.detail.xhr.responseURL);
+    if (pathname.endsWith("/sign-in")) elsewhere(pathname);
+  });
+  // An answer that is not the part takes no part's place: it is said, and what stood there stays.
+  const PARTS = { alert: "#alert", work: "#alert", conference: "#conference", readings: ".card" };
   document.addEventListener("htmx:beforeSwap", (event) => {
-    const { xhr, target } = event.detail;
-    if (xhr.status < 400 || (target.id !== "alert" && target.id !== "conference")) return;
+    const { xhr, target, pathInfo } = event.detail;
+    if (!PARTS[target.id] || xhr.status === 204) return;
     const answer = new DOMParser().parseFromString(xhr.responseText, "text/html");
-    if (answer.getElementById(target.id)) return;
+    if (answer.querySelector(PARTS[target.id])) return;
+    const told = xhr.status >= 400 ? reasonIn(answer) : "";
     event.detail.shouldSwap = false;
-    const status = statusOf(event), why = answer.querySelector(".refused");
-    if (status) { status.className = "refused"; status.textContent = why ? why.textContent.trim() : words.failed; }
-    if (event.detail.requestConfig.verb !== "get") setTimeout(() => document.dispatchEvent(new CustomEvent("carebell:change", { detail: [] })), 0);
+    if (!isAct(event)) missing(target, pathInfo.requestPath, xhr.status, told);
+    else undone(target, told || (xhr.status === 503 ? words.failed : words.unknown));
   });
   for (const name of ["htmx:afterSettle", "carebell:painted"]) document.addEventListener(name, () => { current(); paintTimes(); });
 
   document.addEventListener("DOMContentLoaded", () => {
     $("sound").addEventListener("click", soundCheck);
+    soundAgain();
     $("help-key").addEventListener("click", () => $("help").showModal());
     const facts = $("facts"), queue = $("queue");
     if (facts) {
@@ -363,9 +487,7 @@
     current();
     paintTimes();
     connect();
-    setInterval(paintTimes, 500);
-    setInterval(watch, 500);
-    setInterval(ring, 1000);
+    timers = [setInterval(paintTimes, 500), setInterval(watch, 500), setInterval(ring, 1000)];
     if (queue) queue.addEventListener("mouseleave", () => paint([], () => true));
     document.addEventListener("visibilitychange", present);
   });

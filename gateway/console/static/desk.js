@@ -2,6 +2,7 @@
 // The case: palettes of acts, the panel kept up to date, and the map.
 (() => {
   const $ = (id) => document.getElementById(id);
+  const words = document.body.dataset, { ask, RETRY_MS } = window.carebell;
   let map = null, layer = null, shownFor = null, timer = 0, fitted = false;
 
   // ---- palettes -----------------------------------------------------------------------------------------------------
@@ -9,7 +10,7 @@
     const dialog = $(name), alert = $("alert");
     if (!dialog || !alert) return;
     const form = dialog.querySelector("form");
-    form.reset();
+    if (form.dataset.unsent !== alert.dataset.id) form.reset(); // what did not arrive need not be typed again
     form.dataset.sure = "";
     form.querySelector("[data-sure]").hidden = true;
     const offered = form.querySelector("[data-offered]");
@@ -19,11 +20,20 @@
     if (field) field.focus();
   }
   async function offer(place) {
+    const dialog = place.closest("dialog"), mine = place.dataset.asked = String(performance.now());
     place.replaceChildren();
     const where = place.dataset.offered === "parties" ? "/console/alerts/" + $("alert").dataset.id + "/parties" : "/console/colleagues";
-    const answer = await fetch(where, { headers: { "HX-Request": "true" } });
-    if (!answer.ok) return;
-    const people = await answer.json();
+    let people = null;
+    try {
+      const answer = await ask(where);
+      if (answer.ok) people = await answer.json();
+    } catch { /* said below */ }
+    if (place.dataset.asked !== mine) return;
+    if (!people) {
+      place.textContent = words.missing;
+      setTimeout(() => { if (dialog.open && place.dataset.asked === mine) offer(place); }, RETRY_MS);
+      return;
+    }
     place.replaceChildren();
     people.forEach(([id, name], n) => {
       const label = document.createElement("label"), input = document.createElement("input"), key = document.createElement("kbd");
@@ -60,34 +70,76 @@
     values.version = alert.dataset.version;
     const path = act === "conference" ? "call" : act;
     form.closest("dialog").close();
+    form.dataset.unsent = alert.dataset.id;
     if (act === "end") {
-      htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/conference/end", { target: "#conference", swap: "outerHTML", source: "#conference" });
+      htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/conference/end", { target: "#conference", swap: "outerHTML", source: "#conference" }).catch(() => {});
       return;
     }
-    htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/" + path, { target: "#alert", swap: "outerHTML", values, source: "#alert" });
+    htmx.ajax("POST", "/console/alerts/" + alert.dataset.id + "/" + path, { target: "#alert", swap: "outerHTML", values, source: "#alert" }).catch(() => {}); // its events tell
     alert.focus({ preventScroll: true });
   });
 
   // ---- up to date ---------------------------------------------------------------------------------------------------
-  let acting = 0; // acts under way: their own answer is newer than any refresh
-  document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting += 1; });
-  document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.requestConfig.verb !== "get") acting -= 1; });
+  let acting = 0, dropped = false; // acts under way: their own answer is newer than any refresh
+  document.addEventListener("htmx:beforeSend", (event) => {
+    const { xhr, requestConfig, pathInfo } = event.detail;
+    if (requestConfig.verb === "get") return;
+    acting += 1;
+    xhr.addEventListener("loadend", () => { // comes whatever became of it, and also when she has left the case
+      acting -= 1;
+      if (xhr.status >= 200 && xhr.status < 400) sent(pathInfo.requestPath);
+      if (dropped && !acting) renew();
+    });
+  });
+  function sent(path) {
+    const act = path.split("/").pop(), form = document.querySelector('form[data-act="' + (act === "call" ? "conference" : act) + '"]');
+    if (form) form.dataset.unsent = "";
+  }
   let pressed = false; // a button that is exchanged between press and release is not clicked
   document.addEventListener("pointerdown", () => { pressed = true; });
   for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => setTimeout(() => { pressed = false; }, 0));
-  document.addEventListener("carebell:change", async (event) => {
+  let looking = false, behind = false, retry = 0;
+  document.addEventListener("carebell:change", (event) => {
     const alert = $("alert");
-    if (!alert || acting || (event.detail.length && !event.detail.some((change) => change.alert === alert.dataset.id))) return;
-    if ($("shown")) return; // a number that was asked for stays until she leaves it
+    if (alert && (!event.detail.length || event.detail.some((change) => change.alert === alert.dataset.id))) renew();
+  });
+  async function renew() { // one look at a time: of two the older answer could come last
+    clearTimeout(retry);
+    const alert = $("alert");
+    if (!alert || $("shown")) return; // a number that was asked for stays until she leaves it
+    if (acting) { dropped = true; return; }
+    if (looking) { behind = true; return; }
+    looking = true;
+    behind = dropped = false;
+    const fault = await exchange(alert);
+    looking = false;
+    if (fault && $("alert") === alert) {
+      let sign = alert.querySelector("[data-stale-case]");
+      if (!sign) {
+        sign = document.createElement("p");
+        sign.className = "refused";
+        sign.dataset.staleCase = "1";
+        sign.setAttribute("role", "alert");
+        $("status").after(sign);
+      }
+      sign.textContent = fault;
+      retry = setTimeout(renew, RETRY_MS);
+    }
+    if (behind) renew();
+  }
+  async function exchange(alert) { // what stood in the way, "" for nothing
     let text = "";
     try {
-      const answer = await fetch("/console/alerts/" + alert.dataset.id + "/panel", { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
-      if (!answer.ok) return;
+      const answer = await ask("/console/alerts/" + alert.dataset.id + "/panel");
       text = await answer.text();
-    } catch { return; }
-    for (let n = 0; pressed && n < 1000; n += 1) await new Promise((done) => setTimeout(done, 30));
-    if (acting || $("alert") !== alert || $("shown")) return;
+      if (!answer.ok) return words.stale;
+    } catch { return words.stale; }
+    const unsettled = () => pressed || alert.classList.contains("htmx-settling"); // what was answered is not whole before that
+    for (let n = 0; unsettled() && n < 1000; n += 1) await new Promise((done) => setTimeout(done, 30));
     const next = new DOMParser().parseFromString(text, "text/html").getElementById("alert");
+    if (!next) return words.stale;
+    dropped = dropped || acting > 0;
+    if (acting || $("alert") !== alert || $("shown")) return "";
     keep(next);
     const status = $("status"), focused = alert.contains(document.activeElement) ? document.activeElement.id : "";
     const said = status.textContent.trim() ? status : null;
@@ -98,7 +150,8 @@
     $("alert").scrollTop = top;
     if (focused && $(focused)) $(focused).focus({ preventScroll: true });
     document.dispatchEvent(new CustomEvent("carebell:painted"));
-  });
+    return "";
+  }
 
   // Who is on the line is asked apart from the case, and stays where it is while the case is exchanged.
   function keep(next) {
@@ -116,24 +169,26 @@
   function build(place) {
     map = L.map(place, { attributionControl: false, zoomControl: true, keyboard: false, zoomAnimation: false, fadeAnimation: false });
     map.setView([35, 105], 4);
-    if (place.dataset.outline) { // beneath the tiles too: it is what remains when their server is away
-      map.createPane("outline").style.zIndex = 150;
-      fetch(place.dataset.outline).then((answer) => answer.json()).then((outline) => {
-        if (shownFor !== place) return;
-        L.geoJSON(outline, {
-          pane: "outline", interactive: false,
-          style: (feature) => ({ className: "outline " + (KINDS.has(feature.properties && feature.properties.kind) ? feature.properties.kind : "") }),
-          pointToLayer: (_, at) => L.circleMarker(at, { pane: "outline", radius: 2, interactive: false, className: "outline" }),
-        }).addTo(map);
-        place.dataset.outlined = "1";
-      }).catch(() => {});
-    }
+    if (place.dataset.outline) map.createPane("outline").style.zIndex = 150; // beneath the tiles too: it is what remains when their server is away
     if (place.dataset.tiles) {
       L.tileLayer(place.dataset.tiles, { maxZoom: 18 }).addTo(map);
       if (place.dataset.attribution) L.control.attribution({ prefix: false }).addAttribution(document.createTextNode(place.dataset.attribution).textContent.replace(/[<>&"]/g, "")).addTo(map);
     }
     L.control.scale({ imperial: false }).addTo(map);
     layer = L.layerGroup().addTo(map);
+  }
+  async function outline(place) {
+    if (!place.dataset.outline || place.dataset.outlined) return;
+    const answer = await ask(place.dataset.outline);
+    if (!answer.ok) return;
+    const told = await answer.json();
+    if (shownFor !== place || place.dataset.outlined) return;
+    L.geoJSON(told, {
+      pane: "outline", interactive: false,
+      style: (feature) => ({ className: "outline " + (KINDS.has(feature.properties && feature.properties.kind) ? feature.properties.kind : "") }),
+      pointToLayer: (_, at) => L.circleMarker(at, { pane: "outline", radius: 2, interactive: false, className: "outline" }),
+    }).addTo(map);
+    place.dataset.outlined = "1";
   }
   function pin(point, kind, title) {
     const icon = L.divIcon({ className: "pin " + kind, iconSize: [18, 18] });
@@ -190,10 +245,27 @@
       fitted = false;
       build(place);
     }
+    let drawn = false;
     try {
-      const answer = await fetch(place.dataset.url, { headers: { "HX-Request": "true" }, signal: AbortSignal.timeout(8000) });
-      if (answer.ok && $("map") === place) draw(place, await answer.json());
-    } catch { /* the bar says that the connection is lost; the ages on the map go on */ }
+      const answer = await ask(place.dataset.url);
+      if (answer.ok) {
+        const data = await answer.json();
+        if ($("map") !== place) return;
+        draw(place, data);
+        drawn = true;
+      }
+    } catch { /* said below; the ages on the map go on */ }
+    if ($("map") !== place) return;
+    const sign = $("map-fault");
+    if (drawn && sign) sign.remove();
+    if (!drawn && !sign) {
+      const said = document.createElement("p");
+      said.id = "map-fault";
+      said.className = "refused";
+      said.textContent = words.stale;
+      place.after(said);
+    }
+    outline(place).catch(() => {}); // asked again with the next look
   }
   document.addEventListener("DOMContentLoaded", () => { look(); timer = setInterval(look, 10000); });
   document.addEventListener("htmx:afterSettle", (event) => { if (event.detail.target && event.detail.target.id === "work") look(); });
