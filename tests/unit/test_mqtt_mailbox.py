@@ -18,7 +18,7 @@ from gateway.storage.writer import JournalWriter
 from protocols.transports.mqtt_endpoint.limits import Limits
 from protocols.transports.mqtt_endpoint.mailbox import Mailbox
 from tests.factory import T0_US
-from tests.mqtt_wire import TOKEN, Client, World, play, puback, running, subscribe_packet, text
+from tests.mqtt_wire import TOKEN, Client, World, bounds, play, puback, running, subscribe_packet, text
 
 DOWN = "carebell/D-1/down"
 MAXIMUM_PACKET_60 = b"\x27\x00\x00\x00\x3c"
@@ -84,12 +84,12 @@ def test_a_message_that_nobody_fetched_expired_unsent(tmp_path: Path) -> None:
 def test_after_a_restart_nobody_knows_whether_it_was_fetched(tmp_path: Path) -> None:
     async def main() -> None:
         clock = VirtualClock(from_us(T0_US))
-        async with running(tmp_path, clock=clock) as world:
+        async with running(tmp_path, bounds(drain_s=60.0), clock=clock) as world:
             mailbox, _ = mailbox_of(world)
             client = await listening(world)  # a session that ends with its connection leaves no trace
             number = await put(world, mailbox, b"ring", lives_us=6 * 10**5)
             assert await client.receive() is not None
-        async with running(tmp_path, clock=clock) as world:
+        async with running(tmp_path, bounds(drain_s=60.0), clock=clock) as world:
             _, told = mailbox_of(world)
             clock.advance(1)
             await world.until(lambda: bool(told))

@@ -79,7 +79,7 @@ def test_a_message_waits_for_its_device_whatever_kind_of_session_it_has(tmp_path
 
 def test_messages_survive_reconnects_and_restarts_and_come_again_with_dup(tmp_path: Path) -> None:
     async def main() -> None:
-        async with running(tmp_path) as world:
+        async with running(tmp_path, bounds(drain_s=60.0)) as world:
             client = await subscribed(world, clean=False)
             await world.endpoint.send_down("D-1", b"1")
             await world.endpoint.send_down("D-1", b"2")
@@ -92,7 +92,7 @@ def test_messages_survive_reconnects_and_restarts_and_come_again_with_dup(tmp_pa
             assert await client.receive() == down(b"2", 2, dup=True)
             client.send(puback(1))
             await client.roundtrip()
-        async with running(tmp_path) as world:
+        async with running(tmp_path, bounds(drain_s=60.0)) as world:
             client = await world.connect(clean=False)
             assert client.connack == b"\x01\x00"
             assert await client.receive() == down(b"2", 2, dup=True)
@@ -100,7 +100,7 @@ def test_messages_survive_reconnects_and_restarts_and_come_again_with_dup(tmp_pa
             await client.roundtrip()
             await world.endpoint.send_down("D-1", b"3")
             assert await client.receive() == down(b"3", 1)  # the identifiers before it are free again
-        async with running(tmp_path) as world:
+        async with running(tmp_path, bounds(drain_s=60.0)) as world:
             client = await world.connect(clean=True)
             assert client.connack == b"\x00\x00"
             assert await client.silent()

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.clock import VirtualClock
 from gateway.model import Verdict
-from tests.mqtt_wire import DISCONNECT, World, play, running
+from tests.mqtt_wire import DISCONNECT, World, bounds, play, running
 
 UP = "carebell/D-1/up"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -69,7 +69,7 @@ def test_a_delayed_will(tmp_path: Path) -> None:
     async def main() -> None:
         clock = VirtualClock(NOON)
         how = {"version": 5, "clean": False, "properties": EXPIRY_100, "will_properties": b"\x18\x00\x00\x00\x1e"}
-        async with running(tmp_path, clock=clock) as world:
+        async with running(tmp_path, bounds(drain_s=60.0), clock=clock) as world:
             client = await world.connect(will=(UP, b"{}"), **how)
             await client.close()
             await world.nobody_left()
