@@ -21,7 +21,7 @@ from simulators.carrier_aliyun import KEY_ID, KEY_SECRET, SimulatedAliyun
 from simulators.carrier_state import Fault
 from simulators.people import People
 from simulators.server import LocalServer
-from tests.provider_contract import Failure
+from tests.provider_contract import Failure, hurry
 
 CONTACT: Final = "+8613800000001"
 TOKEN: Final = "secret-part-of-the-callback-address"
@@ -68,7 +68,7 @@ class AliyunHarness:
             "voice": {"alert": VoiceTemplate(code="TTS_1", params={"what": 35}, keys={"1": "TTS_1", "2": "TTS_1"})},
             "sms_base_url": self.aliyun.url,
             "voice_base_url": self.aliyun.url,
-            "timeout_s": 1.5,
+            "timeout_s": 60.0,
             "voice_quota": (),
         }
         provider = AliyunProvider(AliyunSettings(**(members | dict(self._options))), SystemClock())
@@ -94,6 +94,8 @@ class AliyunHarness:
         return Notice(**(usual | members))
 
     def fail(self, failure: Failure) -> None:
+        if failure is Failure.SLOW:
+            hurry(self.provider._http)
         self.aliyun.fail(FAULTS[failure])
 
     def effects(self) -> int:

@@ -27,6 +27,9 @@ FAULTS: Final = {
     Failure.BROKEN_BEFORE: (Fault.NO_PROMPT,),
     Failure.SLOW: (Fault.LATE_ANSWER,),
 }
+MUTE: Final = frozenset({Fault.SILENCE, Fault.NO_PROMPT, Fault.LATE_ANSWER})
+SHORT_S: Final = 1.0
+LATE_S: Final = 1.1
 
 
 class ModemHarness:
@@ -75,7 +78,28 @@ class ModemHarness:
         return Notice(**(usual | members))
 
     def fail(self, failure: Failure) -> None:
-        self.modem.fail(*FAULTS[failure])
+        self.arrange(*FAULTS[failure])
+
+    def arrange(self, *faults: Fault) -> None:
+        """Let the modem fail so; it is not waited for long where it will say nothing, or too late."""
+        if not MUTE.isdisjoint(faults):
+            self._hurry()
+        self.modem.fail(*faults)
+
+    def _hurry(self) -> None:
+        """The limits of the next part are short; those of what follows are as before."""
+        link = self.provider._link
+        assert link is not None
+        usual, submit = (link._prompt_s, link._submit_s), link.submit
+
+        async def hurried(pdu: str, length: int) -> int:
+            link._prompt_s = link._submit_s = SHORT_S
+            try:
+                return await submit(pdu, length)
+            finally:
+                (link._prompt_s, link._submit_s), link.submit = usual, submit  # type: ignore[method-assign]  # as it was
+
+        link.submit = hurried  # type: ignore[method-assign]  # on purpose
 
     def effects(self) -> int:
         return len(self.modem.sent)
@@ -113,14 +137,16 @@ class ModemHarness:
             raise StorageError("the disk is full")
 
 
-SETTINGS: Final = ModemSettings(poll_s=0.2, inbox_s=0.3, reopen_s=0.05, retry_part_s=0.01, prompt_s=1.5, submit_s=1.0)
+SETTINGS: Final = ModemSettings(
+    poll_s=0.2, inbox_s=0.3, reopen_s=0.05, retry_part_s=0.01, prompt_s=60.0, submit_s=60.0
+)  # fmt: skip
 
 
 @contextlib.asynccontextmanager
 async def modem_harness(
     folder: Path, *, settings: ModemSettings = SETTINGS, ready: bool = True, **options: Any
 ) -> AsyncIterator[ModemHarness]:
-    async with SimulatedModem(folder, **{"late_s": 1.1, **options}) as modem, asyncio.TaskGroup() as group:
+    async with SimulatedModem(folder, **{"late_s": LATE_S, **options}) as modem, asyncio.TaskGroup() as group:
         harness = ModemHarness(modem, group, msgspec.structs.replace(settings, port=str(modem.port)))
         try:
             if ready:

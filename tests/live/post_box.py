@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from simulators.server import LocalServer, abort
+from tests.provider_contract import SLOW_LIMIT_S
 
 
 class PostBox:
@@ -36,7 +37,7 @@ class PostBox:
         query = f"?{request.url.query}" if request.url.query else ""
         self.posts.append((dict(request.headers), await request.body(), request.url.path + query))
         if answer == "slow":
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(3 * SLOW_LIMIT_S)
         if isinstance(answer, str):
             abort(request)
             return Response()

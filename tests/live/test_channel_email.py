@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
@@ -23,7 +24,7 @@ from alerts.notice import Notice, Told
 from gateway.clock import SystemClock
 from gateway.errors import DeliveryDeferredError, DeliveryRefusedError, DeliveryUnknownError
 from tests.live.certificates import certificate_for
-from tests.provider_contract import CONTRACT, Check, Failure, name_of, run_check
+from tests.provider_contract import CONTRACT, SLOW_LIMIT_S, Check, Failure, name_of, run_check
 
 CONTACT: Final = "family@example.org"
 PASSWORD: Final = "密码-secret"
@@ -81,7 +82,7 @@ class MailServer:
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
     ) -> AuthResult:
         self.users.append(data.login)
-        return AuthResult(success=data.password == PASSWORD.encode())
+        return AuthResult(success=data.password == PASSWORD.encode(), handled=False)  # so that it answers itself
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -107,7 +108,7 @@ class MailServer:
         self.envelopes.append(envelope)
         fault = self.faults.pop(0) if self.faults else None
         if fault is Failure.SLOW:
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3 * SLOW_LIMIT_S)
         if fault is Failure.NO_ANSWER:
             assert isinstance(server.transport, asyncio.WriteTransport)
             server.transport.abort()
@@ -133,6 +134,9 @@ class EmailHarness:
         return Notice(**(usual | more))
 
     def fail(self, failure: Failure) -> None:
+        if failure is Failure.SLOW:
+            settings = self.provider._settings
+            self.provider._settings = msgspec.structs.replace(settings, timeout_s=SLOW_LIMIT_S)
         self.server.faults.append(failure)
 
     def effects(self) -> int:
@@ -166,7 +170,7 @@ async def mail(
     await server.start()
     settings = EmailSettings(
         host="127.0.0.1", port=server.port, security=security, sender="alarm@carebell.example",
-        username="alarm" if auth else "", password_file=str(folder / "password"), timeout_s=0.5,
+        username="alarm" if auth else "", password_file=str(folder / "password"), timeout_s=60.0,
     )  # fmt: skip
     provider = EmailProvider(settings, SystemClock(), tls=trust)
     try:
@@ -217,7 +221,7 @@ def test_an_unknown_certificate_gets_neither_password_nor_message(security: str,
 def test_starttls_is_demanded(tmp_path: Path) -> None:
     async def main() -> None:
         async with mail(tmp_path) as harness:  # a server without TLS
-            settings = EmailSettings(host="127.0.0.1", port=harness.server.port, sender="a@b.example", timeout_s=0.5)
+            settings = EmailSettings(host="127.0.0.1", port=harness.server.port, sender="a@b.example", timeout_s=60.0)
             with pytest.raises(DeliveryDeferredError):
                 await EmailProvider(settings, SystemClock()).send(harness.notice("a-1"))
             assert not harness.server.messages
@@ -228,7 +232,7 @@ def test_starttls_is_demanded(tmp_path: Path) -> None:
 def test_a_wrong_password_waits_for_an_administrator(tmp_path: Path) -> None:
     async def main() -> None:
         async with mail(tmp_path, auth=True, password="wrong") as harness:
-            with pytest.raises(DeliveryDeferredError) as caught:
+            with pytest.raises(DeliveryDeferredError, match="SMTPAuthenticationError") as caught:
                 await harness.provider.send(harness.notice("a-1"))
             assert "wrong" not in str(caught.value)
 

@@ -110,8 +110,8 @@ def test_an_emergency_goes_before_the_parts_of_others(tmp_path: Path) -> None:
 )
 def test_failures(fault: Fault, error: type[Exception], sent: int, tmp_path: Path) -> None:
     async def main() -> None:
-        async with modem_harness(tmp_path, late_s=1.1) as harness:
-            harness.modem.fail(fault)
+        async with modem_harness(tmp_path) as harness:
+            harness.arrange(fault)
             with pytest.raises(error):
                 await harness.provider.send(harness.notice("a-1"))
             assert len(harness.modem.sent) == sent
@@ -246,7 +246,7 @@ def test_who_rings_is_told_once_and_hung_up(tmp_path: Path) -> None:
         async with modem_harness(tmp_path) as harness:
             for _ in range(3):
                 harness.modem.ring("8613800000009")
-            await until(lambda: "AT+CHUP" in harness.modem.commands, "the hanging up")
+            await until(lambda: "AT+CHUP" in harness.modem.commands and bool(harness.calls), "the hanging up")
             assert [call.number for call in harness.calls] == ["+8613800000009"]
             harness.modem.say("NO CARRIER")
             harness.modem.ring("02287654321", 129)

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import standardwebhooks
 
+from alerts.channels.http_request import HttpRequester
 from alerts.channels.push import PushProvider
 from alerts.channels.robots import Robot, RobotsProvider, dingtalk_sign, feishu_sign
 from alerts.channels.webhook import Endpoint, WebhookProvider, WebhookSender
@@ -25,7 +26,7 @@ from gateway.errors import ConfigError, DeliveryDeferredError, DeliveryRefusedEr
 from simulators.server import LocalServer
 from tests.live.certificates import certificate_for
 from tests.live.post_box import PostBox, post_box, tls_post_box
-from tests.provider_contract import CONTRACT, Check, Failure, name_of, run_check
+from tests.provider_contract import CONTRACT, Check, Failure, hurry, name_of, run_check
 
 SECRETS: Final = ["whsec_" + base64.b64encode(bytes(range(n, n + 32))).decode() for n in (0, 100)]
 
@@ -54,10 +55,13 @@ def endpoints(folder: Path, url: str, count: int = 2, **more: Any) -> dict[str, 
 class PostBoxHarness:
     """The contract's view of a webhook, a push or a robot: no receipts, and nobody to ask."""
 
-    def __init__(self, medium: Medium, provider: Provider, box: PostBox, server: LocalServer) -> None:
+    def __init__(
+        self, medium: Medium, provider: Provider, http: HttpRequester, box: PostBox, server: LocalServer
+    ) -> None:
         self.provider = provider
         self.heard: list[Told] = []
         self._medium = medium
+        self._http = http
         self._box = box
         self._server = server
 
@@ -70,6 +74,8 @@ class PostBoxHarness:
         return notice(self._medium, attempt_id, text)
 
     def fail(self, failure: Failure) -> None:
+        if failure is Failure.SLOW:
+            hurry(self._http)
         refusal: Any = (404, {}, {})
         quota: Any = (429, {}, {"Retry-After": "7"})
         if self._medium == "chat":
@@ -108,14 +114,16 @@ class PostBoxHarness:
 @contextlib.asynccontextmanager
 async def harness(folder: Path, medium: Medium) -> AsyncIterator[PostBoxHarness]:
     async with post_box({"errcode": 0}) as (box, server):
-        sender = WebhookSender(endpoints(folder, box.url), SystemClock(), timeout_s=0.5)
+        sender = WebhookSender(endpoints(folder, box.url), SystemClock(), timeout_s=60.0)
         provider: Provider = WebhookProvider(sender, SystemClock())
+        http = sender._http
         if medium == "push":
             provider = PushProvider(sender, "backend", SystemClock())
         if medium == "chat":
-            provider = RobotsProvider({"duty": robot(folder, box.url)}, SystemClock(), timeout_s=0.5)
+            provider = robots = RobotsProvider({"duty": robot(folder, box.url)}, SystemClock(), timeout_s=60.0)
+            http = robots._http
         try:
-            yield PostBoxHarness(medium, provider, box, server)
+            yield PostBoxHarness(medium, provider, http, box, server)
         finally:
             await provider.close()
 
