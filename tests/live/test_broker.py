@@ -156,7 +156,9 @@ def test_a_link_that_is_stopped_stops_though_the_connection_is_reset(tmp_path: P
     asyncio.run(main())
 
 
-def test_what_is_being_committed_at_the_end_is_acknowledged(tmp_path: Path) -> None:
+def test_what_is_being_committed_at_the_end_is_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "DRAIN_S", 60.0)
+
     async def main() -> None:
         with Mosquitto(tmp_path) as broker:
             world = World(broker.port, codecs=("zigbee2mqtt",))
@@ -274,10 +276,11 @@ def test_a_flood_is_read_as_fast_as_it_is_stored(tmp_path: Path, monkeypatch: py
     """No receive maximum protects the gateway here: reading pauses until there is room, and nothing is lost."""
     monkeypatch.setattr(inbox, "FULL", 100)
     monkeypatch.setattr(inbox, "ROOM_AGAIN", 50)
+    monkeypatch.setattr(link, "STUCK_S", 300.0)
 
     async def main() -> None:
         with Mosquitto(tmp_path, extra="max_inflight_messages 0\n") as broker:
-            world = World(broker.port, topics=HOUSE, version=4)
+            world = World(broker.port, topics=HOUSE, version=4, keepalive_s=300)  # it does not hear pings meanwhile
             async with world.running():
                 world.ingest.hold = True
                 await publish(
@@ -293,8 +296,9 @@ def test_a_flood_is_read_as_fast_as_it_is_stored(tmp_path: Path, monkeypatch: py
     asyncio.run(main())
 
 
-def test_commands_reach_devices_under_their_names(tmp_path: Path) -> None:
+def test_commands_reach_devices_under_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Zigbee device before it has ever spoken, any other on the topic that belongs to the one it spoke on."""
+    monkeypatch.setattr(link, "PUBLISH_S", 60.0)
 
     async def main() -> None:
         site = ZigbeeSite(2)
@@ -303,7 +307,7 @@ def test_commands_reach_devices_under_their_names(tmp_path: Path) -> None:
             await publish(broker.port, [(said.topic, said.payload) for said in site.opening()], retain=True)
             world = World(broker.port, codecs=("zigbee2mqtt",), topics=HOUSE)
             world.book.keys = {site.identity(1): "Z-1"}
-            async with world.running(), aiomqtt.Client("127.0.0.1", broker.port) as other:
+            async with world.running(), aiomqtt.Client("127.0.0.1", broker.port, timeout=60) as other:
                 await other.subscribe([(site.listens_to, 1), ("zigbee2mqtt/+/+/set", 1), ("house/+/do", 1)])
                 await world.until(lambda: world.link.counters()["zigbee_names"] == 2)
                 assert await world.link.send("Z-1", b'{"warning": {}}')
@@ -355,9 +359,9 @@ def test_who_is_refused_says_so(tmp_path: Path) -> None:
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(world._keep())
                 await world.until(lambda: bool(world.failures))
+                ok, text = world.link.state()
                 task.cancel()
             assert "authorized" in world.failures[0].lower()
-            ok, text = world.link.state()
             assert not ok
             assert "authorized" in text.lower()
             assert "wrong" not in text
