@@ -7,6 +7,7 @@ connections, pairing, GATT with notifications and indications. Order and shape o
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Self
@@ -43,6 +44,9 @@ class SimulatedBluez:
 
     async def __aenter__(self) -> Self:
         self._bus = await MessageBus(bus_address=self._address).connect()
+        writer, sock = self._bus._writer, self._bus._sock  # noqa: SLF001 - there is no other way to them
+        if writer is not None and sock is not None:
+            writer.sock = _Patient(sock)
         self._bus.add_message_handler(self._handle)
         self._objects["/org/bluez"] = {"org.bluez.AgentManager1": {}}
         self.add_adapter()
@@ -311,6 +315,20 @@ class SimulatedBluez:
             asyncio.get_running_loop().call_soon(characteristic.subscribe, on)
             return Message.new_method_return(message)
         return Message.new_error(message, "org.freedesktop.DBus.Error.UnknownMethod", member)
+
+
+class _Patient:
+    """The library gives the bus up when the socket is full, as it is while the bus's daemon has no processor."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def send(self, data: memoryview) -> int:
+        """How much went out; what did not is sent when the socket can be written to."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
 
 
 def _device_path(peripheral: Peripheral) -> str:
