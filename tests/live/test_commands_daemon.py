@@ -130,7 +130,8 @@ def test_commands_reach_sleeping_devices_and_survive_restarts(tmp_path: Path) ->
             first = device.command()
             assert (first["command"], first["name"], first["parameters"]) == (ring, "ring", {"seconds": 7})
             book.becomes(ring, "acknowledged")
-            with httpx2.Client(base_url=daemon.url, headers={"authorization": f"Bearer {daemon.admin_key}"}) as api:
+            headers = {"authorization": f"Bearer {daemon.admin_key}"}
+            with httpx2.Client(base_url=daemon.url, headers=headers, trust_env=False, timeout=60) as api:
                 given = api.post("/api/v1/devices/D-1/commands", json={"name": "restart", "reason": "it hangs"})
                 assert given.status_code == 202
                 assert api.get(given.headers["location"]).json()["requested_by"]["channel"] == "api"

@@ -337,7 +337,7 @@ def test_a_center_that_says_nothing_is_tried_again_and_then_deferred() -> None:
             await writer.wait_closed()
 
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        provider = Dc09Provider(center(server.sockets[0].getsockname()[1], timeout_s=0.3), SystemClock())
+        provider = Dc09Provider(center(server.sockets[0].getsockname()[1], timeout_s=1.0), SystemClock())
         with pytest.raises(DeliveryDeferredError, match="no answer, no answer"):
             await provider.send(notice(1))
         await asyncio.sleep(0.05)

@@ -34,8 +34,6 @@ def test_the_first_does_not_answer_and_the_second_presses_1(tmp_path: Path) -> N
             alert = await place.until(1, lambda a: a["escalation"]["ladders"]["family"]["taken_by"], 60)
             assert alert["escalation"]["ladders"]["family"]["taken_by"] == "P-1.2"
             assert alert["handling"] == "raised", "the family's 1 does not end the operators' ladder"
-            assert [number for number in place.numbers_called() if number != DUTY][:2] == [first, second]
-            assert {message.to for message in place.carrier.messages} == {first, second}
             alert = await place.until(1, lambda a: (a["order"] or {}).get("status") == "accepted", 60)
             assert len(place.platform.orders_for(alert["id"])) == 1
 
@@ -47,6 +45,10 @@ def test_the_first_does_not_answer_and_the_second_presses_1(tmp_path: Path) -> N
                 }  # fmt: skip
 
             alert = await place.until(1, settled, 60)
+            assert {message.to for message in place.carrier.messages} == {first, second}
+            # Begun in this order; how soon each request is at the carrier is another matter.
+            begun = [each["contact_id"] for each in alert["attempts"] if each["medium"] == "voice"]
+            assert [contact for contact in begun if contact in ("P-1.1", "P-1.2")][:2] == ["P-1.1", "P-1.2"]
             pressed = {each["contact_id"]: each["digits"] for each in alert["attempts"] if each["medium"] == "voice"}
             assert (pressed["P-1.1"], pressed["P-1.2"]) == ("", "1")
             assert {each["provider"] for each in alert["attempts"]} == {"twilio"}
@@ -76,7 +78,7 @@ def test_only_the_carrier_is_believed(tmp_path: Path) -> None:
         async with town(tmp_path) as place:
             await asyncio.to_thread(place.daemon.start)
             assert await place.press(1)
-            await place.until(1, lambda a: any(each["medium"] == "voice" for each in a["attempts"]))
+            await place.until(1, lambda _alert: bool(place.carrier.calls))
             url = next(call.callback for call in place.carrier.calls).partition("#")[0]
             form = {"CallSid": "CA1", "Digits": "1", "AccountSid": place.carrier.account_sid}
             async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
@@ -132,13 +134,12 @@ def test_aliyun_and_the_modem(tmp_path: Path) -> None:
             assert await place.press(1)
             alert = await place.until(1, lambda a: bool(a["escalation"]["ladders"]["family"]["taken_by"]))
             assert alert["escalation"]["ladders"]["family"]["taken_by"] == "P-1.1"
-            assert {each["provider"] for each in alert["attempts"]} == {"aliyun"}
+            await place.until(1, lambda a: {each["provider"] for each in a["attempts"]} == {"aliyun"})
             await aliyun.stop()
-            body = {"version": alert["version"], "outcome": "assistance"}
-            assert (await place.post(f"/api/v1/alerts/{alert['id']}/resolve", body)).status_code == 200
+            await resolve(place)
             assert await place.press(1, seq=2), "again: the alert is opened once more"
             await place.until(
-                1, lambda a: sum(e["provider"] == "modem" and e["sent_at"] is not None for e in a["attempts"]) == 2
+                1, lambda a: sum(e["provider"] == "modem" and e["sent_at"] is not None for e in a["attempts"]) >= 2
             )
             modem.ring("8613800000009")
             while not (heard := [r for r in await records(place) if r["transport"] == "modem"]):
@@ -146,6 +147,18 @@ def test_aliyun_and_the_modem(tmp_path: Path) -> None:
             assert b"13800000009" in base64.b64decode(heard[0]["payload"])
 
     asyncio.run(story())
+
+
+async def resolve(place: Town) -> None:
+    """The person's alert as it is at that moment: its ladders go on between the look and the act."""
+    async with asyncio.timeout(60):
+        while True:
+            alert = await place.alert(1)
+            body = {"version": alert["version"], "outcome": "assistance"}
+            answer = await place.post(f"/api/v1/alerts/{alert['id']}/resolve", body)
+            if answer.status_code == 200:
+                return
+            assert answer.status_code == 409, answer.text
 
 
 async def records(place: Town) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def faces_pid(daemon: Daemon) -> int:
 
 def number_of(daemon: Daemon, what: str) -> float:
     headers = {"authorization": f"Bearer {daemon.admin_key}"}
-    text = httpx2.get(f"{daemon.url}/metrics", headers=headers, trust_env=False).text
+    text = httpx2.get(f"{daemon.url}/metrics", headers=headers, trust_env=False, timeout=LIMIT_S).text
     return float(text.partition(f'carebell_faces{{what="{what}"}} ')[2].split("\n")[0] or -1)
 
 
@@ -81,7 +81,8 @@ def test_event_streams_of_the_platform(site: tuple[Daemon, dict[str, str], list[
     """SSE and WebSocket, with keys of the file, beside what the gateway itself serves."""
     daemon, tokens, _ = site
     url = f"{daemon.url}/api/v1/events"
-    assert httpx2.get(url, headers={"authorization": "Bearer wrong"}, trust_env=False).status_code == 401
+    wrong = {"authorization": "Bearer wrong"}
+    assert httpx2.get(url, headers=wrong, trust_env=False, timeout=LIMIT_S).status_code == 401
     mine = {"authorization": f"Bearer {daemon.admin_key}"}
 
     async def main() -> None:
@@ -196,7 +197,8 @@ def test_at_the_end_streams_end_and_nobody_is_left(tmp_path: Path) -> None:
 def test_the_gateways_own_death_ends_it(tmp_path: Path) -> None:
     with console_daemon(tmp_path / "var") as (daemon, _):
         token = people(tmp_path / "var")[0]
-        httpx2.get(f"{daemon.url}/console/queue", headers={"cookie": f"carebell_session={token}"}, trust_env=False)
+        cookie = {"cookie": f"carebell_session={token}"}
+        httpx2.get(f"{daemon.url}/console/queue", headers=cookie, trust_env=False, timeout=LIMIT_S)
         pid = faces_pid(daemon)
         daemon.kill()
         until_s = time.monotonic() + LIMIT_S
