@@ -46,7 +46,7 @@ class SimulatedBluez:
         self._bus = await MessageBus(bus_address=self._address).connect()
         writer, sock = self._bus._writer, self._bus._sock  # noqa: SLF001 - there is no other way to them
         if writer is not None and sock is not None:
-            writer.sock = _Patient(sock)
+            writer.sock = _Patient(sock)  # type: ignore[assignment]  # it calls nothing else
         self._bus.add_message_handler(self._handle)
         self._objects["/org/bluez"] = {"org.bluez.AgentManager1": {}}
         self.add_adapter()
