@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -126,9 +127,10 @@ class Fleet:
             while not self._stop.is_set():
                 elapsed_s = loop.time() - self.began_s
                 self.sending_s = elapsed_s
-                if plan.duration_s is not None and elapsed_s >= plan.duration_s:
-                    break
                 due = int(elapsed_s * plan.rate_per_s) + 1
+                is_over = plan.duration_s is not None and elapsed_s >= plan.duration_s
+                if plan.duration_s is not None and is_over:  # what was due is sent, however late we look
+                    due = math.ceil(plan.duration_s * plan.rate_per_s)
                 while number < due:
                     if len(in_flight) >= MAX_IN_FLIGHT:
                         self.behind = max(self.behind, due - number)
@@ -137,6 +139,8 @@ class Fleet:
                     in_flight.add(task)
                     task.add_done_callback(in_flight.discard)
                     number += 1
+                if is_over:
+                    break
                 await asyncio.sleep(TICK_S)
             if in_flight:
                 await asyncio.wait(in_flight, timeout=plan.drain_s)

@@ -287,10 +287,15 @@ async def play(
         ear = group.create_task(listen())
         calls: set[asyncio.Task[None]] = set()
         begun_s = loop.time()
-        while not stop.is_set() and loop.time() - begun_s < plan.duration_s:
-            while counts["sent"] < (loop.time() - begun_s) * plan.rate_per_s + 1:
+        while not stop.is_set():
+            elapsed_s = loop.time() - begun_s
+            is_over = elapsed_s >= plan.duration_s  # what was due by then is sent, however late we look
+            due = plan.duration_s * plan.rate_per_s if is_over else elapsed_s * plan.rate_per_s + 1
+            while counts["sent"] < due:
                 calls.add(group.create_task(call(counts["sent"])))
                 counts["sent"] += 1
+            if is_over:
+                break
             await asyncio.sleep(TICK_S)
         if calls:
             await asyncio.wait(calls, timeout=plan.drain_s)

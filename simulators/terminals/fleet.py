@@ -74,12 +74,18 @@ class TerminalFleet:
         begun_s = loop.time()
         in_flight: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
-            while not self._stop.is_set() and self.seconds < self.plan.duration_s:
-                while self.sent < self.seconds * self.plan.rate_per_s + 1:
+            while not self._stop.is_set():
+                is_over = self.seconds >= self.plan.duration_s  # what was due by then is sent, however late we look
+                due = (
+                    self.plan.duration_s * self.plan.rate_per_s if is_over else self.seconds * self.plan.rate_per_s + 1
+                )
+                while self.sent < due:
                     task = group.create_task(self._send(self.sent))
                     in_flight.add(task)
                     task.add_done_callback(in_flight.discard)
                     self.sent += 1
+                if is_over:
+                    break
                 await asyncio.sleep(TICK_S)
                 self.seconds = loop.time() - begun_s
             if in_flight:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import tempfile
 import threading
 import time
@@ -36,12 +35,20 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+@contextlib.contextmanager
+def open_folder(name: str = "") -> Iterator[Path]:
+    """A folder that PostgreSQL's user may enter when the tests run as root; a pytest that starts closes its own."""
+    with tempfile.TemporaryDirectory(prefix=f"carebell-test-{name}", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 class Server:
     """An embedded PostgreSQL in a thread of its own, with a database for each test."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="carebell-test-"))
-        self.folder.chmod(0o755)
+        self._stack = contextlib.ExitStack()
+        self.folder = self._stack.enter_context(open_folder())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -49,7 +56,7 @@ class Server:
         self.base = self._call(self.postgres.start())
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(180)
 
     def database(self) -> str:
         """A new database; its connection string."""
@@ -63,7 +70,7 @@ class Server:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._stack.close()
 
 
 class Journal:

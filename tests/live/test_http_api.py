@@ -408,7 +408,9 @@ def test_openapi_is_valid_and_names_every_route(tmp_path: Path) -> None:
     run(main())
 
 
-def test_probes_and_metrics(tmp_path: Path) -> None:
+def test_probes_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.health.PROBE_TIMEOUT_S", 60.0)
+
     async def main() -> None:
         async with site(tmp_path) as it, it.client(None) as client, it.as_role("operator") as operator:
             assert (await client.get("/healthz")).status_code == 200
