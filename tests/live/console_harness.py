@@ -54,8 +54,9 @@ def chromium_path() -> str:
 def browser() -> Iterator[Any]:
     """Chromium without a window."""
     path = chromium_path()
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error, expect, sync_playwright
 
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=BROWSER_ARGUMENTS)
         try:
@@ -145,7 +146,7 @@ def press(daemon: Daemon, tokens: dict[str, str], device: str = "D-1", **frame: 
     } | frame  # fmt: skip
     answer = httpx2.post(
         f"{daemon.url}/ingest/v1/{device}", json=body, headers={"authorization": f"Bearer {tokens[device]}"},
-        trust_env=False,
+        trust_env=False, timeout=60,
     )  # fmt: skip
     assert answer.status_code == 202, answer.text
 
@@ -220,6 +221,8 @@ class Wire:
                 near.close()
                 continue
             self._open |= {near, far}
+            if self._cut.is_set():  # since it was asked above
+                self.cut()
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
 

@@ -145,7 +145,7 @@ def day(site: Site) -> None:
         frames.append(frame)
     answer = httpx2.post(
         f"{site.daemon.url}/ingest/v1/D-1", json=frames, headers={"authorization": f"Bearer {site.tokens['D-1']}"},
-        trust_env=False,
+        trust_env=False, timeout=60,
     )  # fmt: skip
     assert answer.status_code == 202, answer.text
 
@@ -191,7 +191,6 @@ def open_alert(page: Any, site: Site, kind: str = "sos") -> str:
 def test_map_and_charts_stand_without_any_network(site: Site) -> None:
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=30_000)
     with browser() as chrome:
         page, outside = guarded(chrome, site, viewport=DESK, color_scheme="light")
         sign_in(page, site.daemon.url, "chen")

@@ -64,7 +64,6 @@ def in_the_browser(place: Town, alert_id: str, carrier_stops: Callable[[], None]
     with browser() as chrome:
         page = chrome.new_context(viewport=DESK, color_scheme="dark").new_page()
         page.set_default_timeout(60_000)
-        expect.set_options(timeout=30_000)
         sign_in(page, place.daemon.url, "chen")
         page.goto(f"{place.daemon.url}/console/alerts/{alert_id}")
         expect(page.locator("#conference")).to_contain_text("没有人在线上")
