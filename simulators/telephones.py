@@ -16,5 +16,5 @@ def ring(
         headers["Idempotency-Key"] = call_id
     body = {"caller": caller, "callee": "+862299999999", "at": datetime.now(UTC).isoformat(), "event": event}
     return httpx2.post(
-        f"{url}/cti/v1/call", json=body, headers=headers, params={"device": device} if device else {}, timeout=20
+        f"{url}/cti/v1/call", json=body, headers=headers, params={"device": device} if device else {}, timeout=60
     )

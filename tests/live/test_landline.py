@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import httpx2
 import pytest
 
 from alerts.channels.modem_inbox import IncomingCall, IncomingSms
-from gateway.clock import SystemClock
+from gateway.clock import VirtualClock
 from gateway.errors import StorageError
 from gateway.model import DeviceBinding, Verdict
 from gateway.notifying import JournalIncoming
@@ -27,6 +28,7 @@ from tests.live.test_dc09 import Disk
 
 pytestmark = pytest.mark.live
 
+START = datetime(2026, 11, 22, tzinfo=UTC)
 OF_PERSON, OF_BUTTON, STRANGER = "+8613800000001", "+862228880001", "+8613900000009"
 
 
@@ -99,9 +101,9 @@ def test_what_is_no_call(gateway: tuple[Daemon, dict[str, str]]) -> None:
     daemon, _ = gateway
     headers = {"Authorization": f"Bearer {daemon.admin_key}"}
     for body, status in ((b"[]", 400), (b"\xff", 400), (b" " * 9000, 413)):
-        assert httpx2.post(f"{daemon.url}/cti/v1/call", content=body, headers=headers).status_code == status
-    assert httpx2.get(f"{daemon.url}/cti/v1/call", headers=headers).status_code == 405
-    assert httpx2.post(f"{daemon.url}/cti/v1/other", headers=headers).status_code == 404
+        assert httpx2.post(f"{daemon.url}/cti/v1/call", content=body, headers=headers, timeout=60).status_code == status
+    assert httpx2.get(f"{daemon.url}/cti/v1/call", headers=headers, timeout=60).status_code == 405
+    assert httpx2.post(f"{daemon.url}/cti/v1/other", headers=headers, timeout=60).status_code == 404
 
 
 # ---- heard by the modem ----------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def play(tmp_path: Path, story: Callable[[JournalIncoming, Disk, Telephones], Aw
 
     async def main() -> None:
         telephones = Telephones(
-            ingest=disk, store=file, directory=file, refresh=file.refresh, clock=SystemClock(), codec=CtiCodec()
+            ingest=disk, store=file, directory=file, refresh=file.refresh, clock=VirtualClock(START), codec=CtiCodec()
         )
         await story(JournalIncoming(telephones), disk, telephones)
 

@@ -124,11 +124,11 @@ def test_a_refused_order_is_a_dead_letter_that_a_person_may_retry(store: FileSto
 
 def test_an_outage_loses_nothing_and_doubles_nothing(store: FileStore) -> None:
     async def main() -> None:
-        async with SimulatedPlatform(say=quiet, fault_rate=0.4, slow_s=0.3, retry_after_s=1) as platform:
+        async with SimulatedPlatform(say=quiet, fault_rate=0.4, slow_s=1.5, retry_after_s=1) as platform:
             platform.faults = tuple(fault for fault in Fault if fault not in (Fault.REFUSE, Fault.REDIRECT))
             effects = [sos(number, person_id=f"P-{number % 30}", kind=f"sos{number}") for number in range(60)]
             alert_ids = raise_all(store, *effects)
-            async with running(order_outbox(store, CLOCK, platform.url, timeout_s=0.2)):
+            async with running(order_outbox(store, CLOCK, platform.url, timeout_s=1.0)):
                 await asyncio.sleep(0.3)
                 await platform.stop()
                 await asyncio.sleep(0.3)

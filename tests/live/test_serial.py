@@ -150,7 +150,7 @@ def test_lines_in_pieces_noise_and_an_answer_behind_the_disk(cable: Cable) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "stream"), [({"length": 7}, [b"SOS 101SOS ", b"101"]), ({"silence_s": 1.0}, [b"SOS 1", b"01"])]
+    ("options", "stream"), [({"length": 7}, [b"SOS 101SOS ", b"101"]), ({"silence_s": 2.5}, [b"SOS 1", b"01"])]
 )
 def test_framed_by_length_and_by_silence(cable: Cable, options: Any, stream: list[bytes]) -> None:
     wanted = 2 if "length" in options else 1

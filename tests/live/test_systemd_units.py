@@ -53,7 +53,7 @@ def exposure(unit: Path) -> float:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     match = re.search(r"exposure level for carebell\.service: ([0-9.]+)", done.stdout)
@@ -84,7 +84,7 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     about_us = [line for line in done.stderr.splitlines() if "carebell" in line]
     assert about_us == []
@@ -97,7 +97,7 @@ def test_account_and_folders(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     for name, *options in (("sysusers",), ("tmpfiles", "--create")):
         command = [tool(f"systemd-{name}"), *options, f"--root={tmp_path}", str(UNITS / f"carebell.{name}")]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     account = (tmp_path / "etc/passwd").read_text(encoding="utf-8")
     match = re.search(r"^carebell:x?[^:]*:(\d+):(\d+):", account, re.MULTILINE)

@@ -65,6 +65,8 @@ async def talk(port: int, *messages: bytes, reply_bytes: int) -> bytes:
             return await reader.readexactly(reply_bytes)
     except asyncio.IncompleteReadError as error:
         return error.partial
+    except ConnectionError:  # it ended with something of ours unread
+        return b""
     finally:
         writer.close()
 
@@ -173,7 +175,7 @@ def test_rubbish_ends_with_the_connection_and_a_bad_frame_does_not(gateway: tupl
     assert answer == login.expects + b"\r\n" + report.expects + b"\r\n"
     assert any("CRC" in (row["fault"] or "") for row in records(daemon, device_id="T-2"))
     assert asyncio.run(talk(port, b"\xff" * 100_000, reply_bytes=1)) == b""
-    metrics = httpx2.get(f"{daemon.url}/metrics").text
+    metrics = httpx2.get(f"{daemon.url}/metrics", trust_env=False, timeout=60).text
     assert 'carebell_trackers_total{what="closed_framing"} 1.0' in metrics
     assert 'carebell_trackers_total{what="doubles"}' in metrics
 
