@@ -17,9 +17,12 @@ from gateway.console.installer_frame import COOKIE, CSP, ROOT, Outdoors, Stay, f
 from gateway.errors import CarebellError, ConflictError, NotFoundError, UsageError
 from gateway.provisioning import claims, links, people, visits
 from gateway.provisioning.codes import read_code
-from gateway.security import mask_name
+from gateway.security import mask_name, new_token
 
 SHOWN: Final = 50
+ENTRY: Final = "carebell_entry"
+ENTRY_S: Final = 86_400
+"""As long as a link lasts at most."""
 Message = MutableMapping[str, Any]
 
 
@@ -74,16 +77,28 @@ def build_outdoors(outdoors: Outdoors) -> Callable[..., Awaitable[None]]:
 
 
 def _entering(outdoors: Outdoors) -> Callable[[Request], Awaitable[Response]]:
-    """The link's own page. Only its button signs in, so that a preview of the message does not use it up."""
+    """The link's own page. Only its button signs in, so that a preview of the message does not use it up.
+
+    A browser that got no answer may press it again: it shows the secret that it got with the page.
+    """
 
     async def enter(request: Request) -> Response:
         if request.method == "GET":
-            return await outdoors.page(request, "installer/enter.html", {})
+            page = await outdoors.page(request, "installer/enter.html", {})
+            if not request.cookies.get(ENTRY):
+                page.set_cookie(
+                    ENTRY, new_token(), max_age=ENTRY_S, path=f"{ROOT}/enter", secure=outdoors.is_secure(request),
+                    httponly=True, samesite="lax",
+                )  # fmt: skip
+            return page
         outdoors.check_origin(request)
         await form_of(request)
         token, now_us = request.path_params["token"][:100], outdoors.services.clock.now_us()
         try:
-            session, installer = await outdoors.services.store.write(lambda c: links.sign_in(c, token, at_us=now_us))
+            browser = request.cookies.get(ENTRY, "")[:100]
+            session, installer = await outdoors.services.store.write(
+                lambda c: links.sign_in(c, token, at_us=now_us, browser=browser)
+            )
         except (NotFoundError, ConflictError) as error:
             log.warning("installer_link_refused", error=str(error))
             return await outdoors.page(request, "installer/signed_out.html", {}, 403)

@@ -171,10 +171,10 @@ async def refusal(outdoors: Outdoors, request: Request, error: Exception) -> Res
     status = status_of(error)
     detail = "a fault in carebell; it is logged" if status == 500 else str(getattr(error, "detail", error))
     if status == 503:
-        detail = "what this needs cannot be reached now; try again"
+        detail = "暂时无法取得，请再试一次 what this needs cannot be reached now; try again"
     if status == 500:
         log.error("request_failed", error=type(error).__name__)
-    back = ROOT if request.url.path.startswith(ROOT) else ""
+    back = ROOT if request.url.path.startswith(ROOT) else request.url.path if status >= 500 else ""
     return await outdoors.page(
         request, "installer/refusal.html", {"status": status, "detail": detail, "back": back}, status
     )

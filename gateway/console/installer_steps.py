@@ -312,12 +312,15 @@ async def record(stay: Stay) -> Response:
 
 
 async def finish(stay: Stay) -> Response:
-    """The visit is over; a test that still runs ends with it."""
+    """The visit is over; a test that still runs ends with it. Said again, it still is."""
     await _end_test_mode(stay, await stay.services.store.read(lambda c: _visit(c, stay)))
     installer, now_us = stay.installer, stay.now_us
 
     def close(connection: apsw.Connection) -> dict[str, Any]:
         facts = _facts(connection, stay, "")
+        ended = visits.newest(connection, stay.device_id, installer.link_id)
+        if facts["visit"] is None and ended is not None:
+            return facts | {"visit": ended}
         visits.end(
             connection, stay.device_id, installer.link_id, facts["row"]["person_id"], at_us=now_us,
             actor=installer.actor,
@@ -329,7 +332,7 @@ async def finish(stay: Stay) -> Response:
 
 
 async def replace(stay: Stay) -> Response:
-    """The device whose code is given takes this one's place."""
+    """The device whose code is given takes this one's place. Said again, it has it."""
     code = read_code(stay.form.get("code", ""))
     if code is None:
         raise UsageError("code: twelve letters and digits, as on the new device's label")
@@ -337,8 +340,10 @@ async def replace(stay: Stay) -> Response:
     reason = _reason(stay)
 
     def put(connection: apsw.Connection) -> str:
-        people.openable(connection, installer, stay.device_id)
         new_id = claims.redeem(connection, code, link_id=installer.link_id, at_us=now_us, actor=installer.actor)
+        if _successor(connection, stay.device_id) == new_id:
+            return new_id
+        people.openable(connection, installer, stay.device_id)
         people.openable(connection, installer, new_id)
         swap(connection, stay.device_id, new_id, at_us=now_us, actor=installer.actor, reason=reason)
         visits.begin(connection, new_id, installer.link_id, now_us)
@@ -348,16 +353,32 @@ async def replace(stay: Stay) -> Response:
     return RedirectResponse(f"{ROOT}/device/{new_id}", 303)
 
 
+def _successor(connection: apsw.Connection, device_id: str) -> str | None:
+    row = connection.execute("SELECT replaced_by FROM device WHERE id = ?", (device_id,)).fetchone()
+    return None if row is None else row[0]
+
+
 async def retire(stay: Stay) -> Response:
-    """The device is taken away: its binding and its tokens end."""
+    """The device is taken away: its binding and its tokens end. Said again, they have."""
     installer, now_us, reason = stay.installer, stay.now_us, _reason(stay)
 
     def end(connection: apsw.Connection) -> None:
+        if _is_retired_by(connection, stay.device_id, installer.actor.id):
+            return
         people.openable(connection, installer, stay.device_id)
         set_state(connection, stay.device_id, "retire", at_us=now_us, actor=installer.actor, reason=reason)
 
     await stay.services.store.write(end)
     return RedirectResponse(ROOT, 303)
+
+
+def _is_retired_by(connection: apsw.Connection, device_id: str, actor_id: str) -> bool:
+    row = connection.execute(
+        "SELECT a.body FROM audit a JOIN device d ON d.id = ?1 AND d.state = 'retired'"
+        " WHERE a.subject = 'device/' || ?1 AND a.action = 'device.retire' ORDER BY a.seq DESC LIMIT 1",
+        (device_id,),
+    ).fetchone()
+    return row is not None and msgspec.json.decode(row[0])["actor"]["id"] == actor_id
 
 
 def _reason(stay: Stay) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -60,22 +61,27 @@ def issue(
     return link_id, token
 
 
-def sign_in(connection: apsw.Connection, token: str, *, at_us: int) -> tuple[str, Installer]:
+def sign_in(connection: apsw.Connection, token: str, *, at_us: int, browser: str = "") -> tuple[str, Installer]:
     """Use a link up; the token of the session that begins, and who that is.
 
-    Raises NotFoundError (forged), ConflictError (used before, expired or revoked).
+    ``browser``: a secret that only the visitor's browser knows. With the same one the link may be presented again: its
+    first answer may have been lost. Raises NotFoundError (forged), ConflictError (used before, expired or revoked).
     """
     row = connection.execute(
-        "SELECT id, used_at_us, expires_at_us, revoked_at_us FROM installer_link WHERE digest = ?", (digest_of(token),)
+        "SELECT id, used_at_us, expires_at_us, revoked_at_us, session FROM installer_link WHERE digest = ?",
+        (digest_of(token),),
     ).fetchone()
     if row is None:
         raise NotFoundError("there is no such link")
-    link_id, used_us, expires_us, revoked_us = row
+    link_id, used_us, expires_us, revoked_us, begun = row
     if revoked_us is not None or at_us >= expires_us:
         raise ConflictError("this link has expired")
+    session = _session_of(token, browser) if browser else new_token()
     if used_us is not None:
-        raise ConflictError("this link was used before")
-    session = new_token()
+        installer = find(connection, session, at_us) if begun == digest_of(session) else None
+        if installer is None:
+            raise ConflictError("this link was used before")
+        return session, installer
     connection.execute(
         "UPDATE installer_link SET used_at_us = ?, session = ? WHERE id = ?", (at_us, digest_of(session), link_id)
     )
@@ -85,6 +91,12 @@ def sign_in(connection: apsw.Connection, token: str, *, at_us: int) -> tuple[str
         connection, at_us=at_us, actor=installer.actor, action="installer.sign_in", subject=f"installer/{link_id}"
     )
     return session, installer
+
+
+def _session_of(token: str, browser: str) -> str:
+    """Of the link and the browser together: neither alone tells it."""
+    mixed = hmac.new(token.encode(), b"session" + browser.encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(mixed).rstrip(b"=").decode()
 
 
 def find(connection: apsw.Connection, session: str, at_us: int) -> Installer | None:

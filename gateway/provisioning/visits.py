@@ -125,6 +125,13 @@ def current(connection: apsw.Connection, device_id: str, link_id: str) -> dict[s
     return None if row is None else row | {"photos": msgspec.json.decode(row["photos"])}
 
 
+def newest(connection: apsw.Connection, device_id: str, link_id: str) -> dict[str, Any] | None:
+    """As ``current``, of the newest visit, ended or not."""
+    sql = "SELECT * FROM visit WHERE device_id = ? AND link_id = ? ORDER BY id DESC LIMIT 1"
+    row = next(rows(connection, sql, (device_id, link_id)), None)
+    return None if row is None else row | {"photos": msgspec.json.decode(row["photos"])}
+
+
 def check_contacts(connection: apsw.Connection, device_id: str, link_id: str, at_us: int) -> None:
     """The installer went through the contacts with the person."""
     visit = begin(connection, device_id, link_id, at_us)

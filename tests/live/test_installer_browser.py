@@ -214,6 +214,75 @@ def test_a_link_signs_in_once_and_while_it_lasts(site: Site) -> None:
     assert link.rpartition("/")[2] not in site.log()
 
 
+def test_what_got_no_answer_is_sent_again_and_is_done(site: Site) -> None:
+    """Outdoors an answer is lost now and then: the same browser and the same installer send it again."""
+    site.device("N-10", person_id="P-1")
+    site.device("N-11")
+    stranger, link = site.stranger(), site.link()
+    assert stranger.client.get(link).status_code == 200
+    assert stranger.client.post(link).status_code == 303
+    first = stranger.client.cookies["carebell_installer"]
+    del stranger.client.cookies["carebell_installer"]  # that answer did not arrive
+    assert stranger.client.post(link).status_code == 303
+    assert stranger.client.cookies["carebell_installer"] == first
+    other = site.stranger()
+    assert other.client.get(link).status_code == 200
+    assert other.client.post(link).status_code == 403, "another browser has another secret"
+
+    assert stranger.post("/device/N-10/contacts").status_code == 303
+    for _ in range(2):
+        assert "本次上门已完成" in stranger.post("/device/N-10/finish").text
+    code = site.code("N-11")
+    for _ in range(2):
+        answer = stranger.post("/device/N-10/replace", code=code, reason="外壳破损")
+        assert answer.headers["location"].endswith("/device/N-11")
+    for _ in range(2):
+        assert stranger.post("/device/N-11/retire", reason="服务终止").status_code == 303
+    assert site.visitor().post("/device/N-11/retire", reason="x").status_code in (404, 409), "somebody else did not"
+    done = site.audit("device/N-10") + site.audit("device/N-11")
+    assert [done.count(each) for each in ("device.visit_ended", "device.replace", "device.retire")] == [1, 1, 1]
+
+
+def test_a_poor_link_takes_no_word_away(site: Site) -> None:
+    site.device("N-12", person_id="P-1")
+    with browser() as chrome:
+        page = chrome.new_context(viewport=PHONE).new_page()
+        page.set_default_timeout(60_000)
+        page.route("**/never-asked", lambda route: route.abort())
+        page.goto(site.link())
+        page.click("button")
+        page.wait_for_selector("#scan", state="attached")
+        page.goto(f"{site.daemon.url}/installer/device/N-12")
+        page.fill("[name=note]", "门铃坏了")
+        answers = iter(({"status": 200, "body": "<p>Welcome to the hotel</p>"}, {"status": 408, "body": "late"}))
+
+        def spoil(route: Any) -> None:
+            answer = next(answers, None)
+            route.continue_() if answer is None else route.fulfill(**answer)
+
+        page.route("**/record", spoil)
+        with page.expect_request("**/record"):
+            page.click("text=保存")
+            page.evaluate("document.querySelector('form[action$=record]').requestSubmit()")  # a second tap
+        page.wait_for_selector("#sending:has-text('还没有送达')")
+        kept = page.evaluate("Object.values(localStorage).join()")
+        page.wait_for_selector("#sending", state="hidden")
+        assert "门铃坏了" in kept
+        assert page.input_value("[name=note]") == "门铃坏了"
+        page.route("**/live", lambda route: route.fulfill(status=503, body="busy"))
+        page.wait_for_selector("#heard:has-text('没有网络')")  # its age would stand still
+        page.unroute("**/live")
+        page.wait_for_selector("#heard:not(:has-text('没有网络'))")
+        page.click("text=结束上门")
+        page.wait_for_selector("text=本次上门已完成")
+        page.reload()
+        page.wait_for_selector("h1:has-text('N-12')")
+        page.go_back()
+        page.wait_for_selector("h1")
+        assert page.locator(".problem:visible").count() == 0
+    assert site.audit("device/N-12").count("device.visit_record") == 1
+
+
 def test_a_claim_code_counts_once_and_only_where_it_may(site: Site) -> None:
     site.device("N-2")
     first, second = site.visitor(), site.visitor()

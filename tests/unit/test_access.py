@@ -207,6 +207,21 @@ def test_an_address_that_guesses_logins_has_to_wait_and_memory_is_bounded() -> N
     assert len(addresses._failures) == lockout.ADDRESSES
 
 
+def test_a_cut_network_signs_nobody_out(tmp_path: Path) -> None:
+    async def tell(site: Site) -> None:
+        await site.add("audit", "auditor")
+        token = (await site.door.sign_in("audit", PASSWORD, "")).token
+        for _ in range(60):  # an hour before a screen, without a key
+            site.clock.advance(60)
+            assert token in await site.door.watched([token])
+        site.clock.advance(14 * 60)  # a router, a gateway or a machine starts again
+        assert token in await site.door.watched([token])
+        site.clock.advance(15 * 60)  # the screen was left
+        assert await site.door.session(token, active=False) is None
+
+    story(tmp_path, tell)
+
+
 def test_sessions_end_when_idle_but_not_under_a_watched_screen_and_always_after_a_shift(tmp_path: Path) -> None:
     async def tell(site: Site) -> None:
         await site.add("audit", "auditor")

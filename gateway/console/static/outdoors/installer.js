@@ -4,6 +4,7 @@
 (() => {
   const bar = document.getElementById("sending");
   const tell = (text) => { bar.textContent = text; bar.hidden = !text; };
+  let sending = 0; // steps under way: the bar speaks until the last one arrived
   const wait = (ms) => new Promise((done) => {
     const over = new AbortController();
     const end = () => { clearTimeout(timer); over.abort(); done(); };
@@ -29,31 +30,36 @@
   const forget = (form) => { try { localStorage.removeItem(keyOf(form)); } catch { /* as above */ } };
 
   // ---- sending ------------------------------------------------------------------------------------------------------
+  const LATER = new Set([408, 429]);
   async function post(form) {
     const button = form.querySelector("button:not([type=button])");
     const problem = form.querySelector(".problem");
     const body = new URLSearchParams(new FormData(form));
+    if (button.disabled) return;
     button.disabled = true;
+    sending += 1;
     problem.hidden = true;
     for (let pause = 1000; ; pause = Math.min(pause * 2, 30000)) {
       tell("正在发送… sending");
       try {
         const limit = AbortSignal.timeout(20000);
         const answer = await fetch(form.action, { method: "POST", body, signal: limit });
-        if (answer.status < 500) { await arrived(form, answer); break; }
-      } catch { /* no network: below */ }
+        if (answer.status < 500 && !LATER.has(answer.status)) { await arrived(form, answer); break; }
+      } catch { /* no network, or an answer that is none of ours: below */ }
       tell("还没有送达，正在重试 not sent yet, trying again");
       await wait(pause);
     }
     button.disabled = false;
-    tell("");
+    sending -= 1;
+    if (!sending) tell("");
   }
   async function arrived(form, answer) {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (answer.ok) {
+      if (!page.querySelector("main")) throw new Error("not a page of ours");
       forget(form);
       const here = new URL(answer.url);
-      history.pushState(null, "", here.pathname + here.hash);
+      if (answer.redirected) history.pushState(null, "", here.pathname + here.hash); // what was posted to is no page
       show(page);
       document.getElementById(here.hash.slice(1))?.scrollIntoView();
       return;
@@ -116,7 +122,8 @@
       try {
         const answer = await fetch(box.dataset.live, { signal: AbortSignal.timeout(10000) });
         if (answer.status === 401) return location.reload();
-        if (answer.ok && draw(await answer.json()) && document.contains(box)) {
+        if (!answer.ok) throw new Error(String(answer.status));
+        if (draw(await answer.json()) && document.contains(box)) {
           const page = await fetch(location.pathname, { signal: AbortSignal.timeout(20000) });
           const parsed = new DOMParser().parseFromString(await page.text(), "text/html");
           const fresh = parsed.getElementById("test");  // only this step: what is typed elsewhere stays
