@@ -96,6 +96,26 @@ async def coap_client(*arguments: str, program: str = "coap-client-notls", timeo
     return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
 
+@asynccontextmanager
+async def watching(*arguments: str, program: str = "coap-client-notls") -> AsyncIterator[asyncio.StreamReader]:
+    """libcoap's client, which observes until the end of the block, and what it says, at once."""
+    process = await asyncio.create_subprocess_exec(
+        "stdbuf", "-o0", program, "-s", "300", "-m", "get", *arguments, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def hears(said: asyncio.StreamReader, text: str) -> None:
+    """Return when it has said this."""
+    async with asyncio.timeout(60):
+        await said.readuntil(text.encode())
+
+
 class RawSocket:
     """Datagrams by hand."""
 

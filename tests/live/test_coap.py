@@ -23,7 +23,7 @@ from protocols.transports.coap.exchanges import Exchanges
 from protocols.transports.coap.stack import is_private
 from simulators import coap_wire as wire
 from simulators.coap import CoapLink, Peer
-from tests.live.coap_harness import PSK, RawSocket, coap_client, serving
+from tests.live.coap_harness import PSK, RawSocket, coap_client, hears, serving, watching
 from tests.live.http_harness import TOKEN, until
 
 SOS = b'{"signals": ["sos"]}'
@@ -60,7 +60,7 @@ def test_the_answer_waits_for_the_commit_and_goes_separately_when_that_takes_lon
             commit.set_result(Verdict.ACCEPTED)
             separate = wire.decode(await sock.receive())
             assert (separate.kind, separate.code, separate.token) == (wire.CON, wire.CHANGED, b"\xca\xfe")
-            again = wire.decode(await sock.receive(4))
+            again = wire.decode(await sock.receive())
             assert again == separate, "sent again until it is acknowledged"
             sock.send(wire.encode(wire.Message(wire.ACK, 0, separate.mid)))
             sock.close()
@@ -218,7 +218,7 @@ def test_a_simulated_device_sends_blocks_and_hears_commands(tmp_path: Path) -> N
             link = CoapLink("127.0.0.1", world.port, "D-1", TOKEN, on_command=heard.append)
             running = group.create_task(link.run())
             long = json.dumps([{"seq": number, "signals": ["test"]} for number in range(200)]).encode()
-            assert await link.send(long) < 5
+            await link.send(long)
             assert world.ingest.frames[-1].payload == long
             await until(lambda: world.endpoint.downs.listening == 1)
             assert await world.endpoint.downs.send("D-1", '{"name": "响铃"}'.encode())
@@ -259,13 +259,10 @@ def test_libcoap_plain(tmp_path: Path) -> None:
 @libcoap
 def test_libcoap_observes_commands(tmp_path: Path) -> None:
     async def main() -> None:
-        async with serving(tmp_path) as world, asyncio.TaskGroup() as group:
-            url = world.up().replace("/up", "/down")
-            listening = group.create_task(coap_client("-s", "2", "-m", "get", url))
+        async with serving(tmp_path) as world, watching(world.up().replace("/up", "/down")) as said:
             await until(lambda: world.endpoint.downs.listening == 1)
             assert await world.endpoint.downs.send("D-1", b"ring-the-bell")
-            out, _ = await listening
-            assert "ring-the-bell" in out
+            await hears(said, "ring-the-bell")
 
     run(main())
 
@@ -274,7 +271,7 @@ def test_libcoap_observes_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("program", ["coap-client-openssl", "coap-client-gnutls"])
 def test_libcoap_with_a_psk(tmp_path: Path, program: str) -> None:
     async def main() -> None:
-        async with serving(tmp_path, dtls=True) as world, asyncio.TaskGroup() as group:
+        async with serving(tmp_path, dtls=True) as world:
             base = f"coaps://127.0.0.1:{world.dtls_port}"
             me = ("-u", "D-2", "-k", PSK)
             _, err = await coap_client(*me, "-m", "post", "-e", SOS.decode(), f"{base}/up", program=program)
@@ -286,10 +283,10 @@ def test_libcoap_with_a_psk(tmp_path: Path, program: str) -> None:
             await coap_client(*me, "-m", "post", "-b", "512", "-f", str(big), f"{base}/up?d=D-1", program=program)
             assert world.ingest.frames[-1].payload == b"y" * 3000
             assert world.ingest.frames[-1].device_key == "D-2", "the key says who it is, whatever the query says"
-            watching = group.create_task(coap_client(*me, "-s", "2", "-m", "get", f"{base}/down", program=program))
-            await until(lambda: world.endpoint.downs.listening == 1)
-            assert await world.endpoint.downs.send("D-2", b"ring")
-            assert "ring" in (await watching)[0]
+            async with watching(*me, f"{base}/down", program=program) as said:
+                await until(lambda: world.endpoint.downs.listening == 1)
+                assert await world.endpoint.downs.send("D-2", b"ring")
+                await hears(said, "ring")
             count = len(world.ingest.frames)
             await coap_client(
                 "-u", "D-2", "-k", "wrong", "-B", "1", "-m", "post", "-e", SOS.decode(), f"{base}/up", program=program

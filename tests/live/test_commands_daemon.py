@@ -174,7 +174,7 @@ def test_a_replaced_token_ends_the_connection_that_it_opened_and_simulated_devic
         rotated, other = Device(daemon, "D-1", tokens["D-1"]), Device(daemon, "D-2", tokens["D-2"])
         with rotated.awake() as client, other.awake() as witness:
             carebell("devices", "credentials", "D-1", data_dir=data_dir)
-            assert rotated.gone.wait(5), "within seconds"
+            assert rotated.gone.wait(UNTIL_S), "it is still connected"
             client.loop_stop()
             other.say(witness, seq=1, signals=["test"])
             assert not other.gone.is_set()
