@@ -101,7 +101,8 @@ class Call(Struct, kw_only=True):
         return {
             "sid": self.sid, "account_sid": self.account_sid, "api_version": API_VERSION, "to": self.to,
             "to_formatted": self.to, "from": self.sender, "from_formatted": self.sender, "parent_call_sid": None,
-            "phone_number_sid": "PN" + "0" * 32, "status": self.status, "direction": "outbound-api",
+            "phone_number_sid": "PN" + "0" * 32, "direction": "outbound-api",
+            "status": "queued" if self.status == "initiated" else self.status,  # that is a word of callbacks alone
             "answered_by": self.answered_by,
             "start_time": rfc2822(self.started), "end_time": rfc2822(self.ended),
             "duration": None if self.duration_s is None else str(self.duration_s), "price": None, "price_unit": "USD",

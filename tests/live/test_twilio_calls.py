@@ -242,8 +242,8 @@ def test_a_contact_who_takes_it_is_brought_to_the_person() -> None:
     async def main() -> None:
         known = crowd(Behaviour(answers_after_s=1.0))
         known.set(ELDER, Behaviour(answers_after_s=1.0))
-        known.set(DAUGHTER, Behaviour(answers_after_s=1.0, hangs_up_after_s=30.0))
-        async with twilio_harness("voice", known, speed=20.0) as harness:
+        known.set(DAUGHTER, Behaviour(answers_after_s=1.0))
+        async with twilio_harness("voice", known, speed=4.0) as harness:
             conference = TwilioConference(harness.provider, "17-0", caller=NUMBER)
             await conference.add("person", ELDER, "a-1")
             receipt = await harness.provider.send(replace(harness.notice("a-2"), to=DAUGHTER))
@@ -256,6 +256,7 @@ def test_a_contact_who_takes_it_is_brought_to_the_person() -> None:
                 return [event for each in harness.carrier.conferences for event in each.told]
 
             await until(lambda: "participant-join family-a-2" in room(), "both on one line")
+            harness.carrier.board.calls[receipt.reference].hang_up()
             await until(lambda: "participant-leave family-a-2" in room(), "she hung up")
             assert [leg.role for leg in await conference.legs()] == ["person"]
             with pytest.raises(NotFoundError):

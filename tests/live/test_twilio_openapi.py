@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from simulators.carrier import ACCOUNT_SID, AUTH_TOKEN, NUMBER, SimulatedCarrier
 from simulators.server import LocalServer
 from tests.daemon import free_port
 from tests.live.twilio_harness import CONTACT, TwilioHarness
+from tests.npm_packages import npm_packages
 from tests.provider_contract import until
 
 pytestmark = [pytest.mark.live]
@@ -44,19 +43,7 @@ SPECIFICATION: Final = "node_modules/@twilio-alpha/mcp/twilio-oai/spec/json/twil
 @pytest.fixture(scope="module")
 def oracle() -> Path:
     """A directory outside the repository where Prism and the specification are installed."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"needs {' and '.join(missing)}: apt-get install nodejs npm")
-    folder = Path(os.environ.get("CAREBELL_TEST_CACHE") or Path.home() / ".cache/carebell-tests") / "twilio-openapi"
-    if not (folder / SPECIFICATION).is_file() or not (folder / "node_modules/.bin/prism").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        result = subprocess.run(
-            ["npm", "install", "--prefix", str(folder), "--no-fund", "--no-audit", "--silent", *PACKAGES],
-            capture_output=True, text=True, check=False, timeout=110,
-        )  # fmt: skip
-        if result.returncode != 0:
-            pytest.skip(f"npm cannot install {' '.join(PACKAGES)}: {result.stderr[-300:]}")
-    return folder
+    return npm_packages("twilio-openapi", *PACKAGES)
 
 
 @contextlib.contextmanager
@@ -78,7 +65,7 @@ def prism(folder: Path, upstream: str, tmp_path: Path) -> Iterator[str]:
 
 async def listening(url: str) -> None:
     port = int(url.rpartition(":")[2])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):  # Prism reads a long document first
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -125,9 +112,9 @@ class Relay:
 
 @contextlib.asynccontextmanager
 async def checked(folder: Path, tmp_path: Path) -> AsyncIterator[tuple[TwilioProvider, SimulatedCarrier, Relay]]:
-    crowd = people.People(people.presses("1", answers_after_s=1.0))
+    crowd = people.People(people.Behaviour(answers_after_s=1.0))
     async with (
-        SimulatedCarrier(crowd, speed=20.0, say=lambda _: None) as carrier,
+        SimulatedCarrier(crowd, speed=4.0, say=lambda _: None) as carrier,
         httpx2.AsyncClient(trust_env=False, timeout=60) as client,
         asyncio.TaskGroup() as group,
     ):

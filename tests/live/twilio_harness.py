@@ -19,10 +19,9 @@ from simulators.carrier import ACCOUNT_SID, AUTH_TOKEN, NUMBER, SimulatedCarrier
 from simulators.carrier_state import Fault
 from simulators.people import People
 from simulators.server import LocalServer
-from tests.provider_contract import Failure
+from tests.provider_contract import SLOW_LIMIT_S, Failure
 
 CONTACT: Final = "+8613800000001"
-TIMEOUT_S: Final = 0.6
 FAULTS: Final = {
     Failure.OUTAGE: Fault.UNAVAILABLE,
     Failure.QUOTA: Fault.QUOTA,
@@ -37,7 +36,7 @@ FAULTS: Final = {
 
 
 class TwilioHarness:
-    """Fast people; short limits. ``answers`` holds status and body of each callback's answer."""
+    """Fast people. ``answers`` holds status and body of each callback's answer."""
 
     def __init__(self, medium: Medium, carrier: SimulatedCarrier) -> None:
         self.medium = medium
@@ -49,10 +48,10 @@ class TwilioHarness:
         self.providers: list[TwilioProvider] = []
         self.cannot: dict[Failure | str, str] = {}
 
-    def open(self) -> TwilioProvider:
+    def open(self, timeout_s: float = 60.0) -> TwilioProvider:
         provider = TwilioProvider(
             ACCOUNT_SID, AUTH_TOKEN, NUMBER, clock=SystemClock(), base_url=self.carrier.url,
-            public_url=self.public_url, timeout_s=TIMEOUT_S,
+            public_url=self.public_url, timeout_s=timeout_s,
         )  # fmt: skip
         self.providers.append(provider)
         return provider
@@ -68,6 +67,8 @@ class TwilioHarness:
         )  # fmt: skip
 
     def fail(self, failure: Failure) -> None:
+        if failure is Failure.SLOW:
+            self.open(SLOW_LIMIT_S)
         self.carrier.fail(FAULTS[failure])
 
     def effects(self) -> int:
@@ -107,7 +108,7 @@ async def twilio_harness(
     medium: Medium = "sms", people: People | None = None, *, speed: float = 200.0
 ) -> AsyncIterator[TwilioHarness]:
     async with SimulatedCarrier(
-        people, speed=speed, late_s=0.2, slow_s=1.2, say=lambda _: None
+        people, speed=speed, late_s=0.2, slow_s=3 * SLOW_LIMIT_S, say=lambda _: None
     ) as carrier, asyncio.TaskGroup() as group:  # fmt: skip
         harness = TwilioHarness(medium, carrier)
         app = Starlette(routes=[Route("/callbacks/twilio/{rest:path}", harness.callback, methods=["POST"])])
