@@ -81,7 +81,7 @@ async def churn(bluez: SimulatedBluez, daemon: Daemon) -> tuple[list[tuple[float
 
 
 @pytest.mark.live
-@pytest.mark.timeout(CHURN_S + 180)
+@pytest.mark.timeout(CHURN_S + 600)
 def test_memory_is_flat_over_ble_churn(tmp_path: Path) -> None:
     needs_dbus()
     keys = tmp_path / "keys.toml"

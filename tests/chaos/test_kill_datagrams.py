@@ -67,7 +67,7 @@ class Terminal:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(1800 if kill_rounds.LONG else 240)
+@pytest.mark.timeout(1800 if kill_rounds.LONG else 600)
 def test_what_was_answered_over_udp_is_in_the_journal(tmp_path: Path) -> None:
     data_dir = tmp_path / "var"
     data_dir.mkdir()

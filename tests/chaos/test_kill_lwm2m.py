@@ -93,7 +93,7 @@ def journalled(data_dir: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(1800 if kill_rounds.LONG else 240)
+@pytest.mark.timeout(1800 if kill_rounds.LONG else 600)
 def test_what_was_acknowledged_is_in_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Peer.__init__, "__kwdefaults__", {"ack_timeout_s": ACK_TIMEOUT_S})
     data_dir = tmp_path / "var"

@@ -88,7 +88,7 @@ def named(row: dict[str, object]) -> str:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(1800 if kill_rounds.LONG else 240)
+@pytest.mark.timeout(1800 if kill_rounds.LONG else 600)
 def test_what_got_a_200_is_in_the_journal(tmp_path: Path) -> None:
     data_dir = tmp_path / "var"
     data_dir.mkdir()
