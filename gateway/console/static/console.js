@@ -4,7 +4,7 @@
   const $ = (id) => document.getElementById(id);
   const body = document.body;
   const words = body.dataset;
-  const LOST_MS = 10000, POLL_MS = 3000, RECONNECT_MS = 5000, LIMIT_MS = 8000;
+  const LOST_MS = 10000, POLL_MS = 3000, RECONNECT_MS = 5000, RETRY_MS = 2000, LIMIT_MS = 8000;
   let offset = 0;             // server's clock minus ours, ms
   let heard = Date.now();     // when the stream last said something
   let lastId = "", source = null, lost = false, missed = 0, polled = 0, retried = 0;
@@ -18,7 +18,7 @@
     if (answer.status === 401) elsewhere(answer.headers.get("HX-Redirect"));
     return answer;
   }
-  window.carebell = { now, ask, RETRY_MS: POLL_MS };
+  window.carebell = { now, ask, RETRY_MS };
 
   // ---- time ---------------------------------------------------------------------------------------------------------
   function age(ms) {
@@ -250,7 +250,7 @@
       if (!answer.ok) throw new Error("refused");
     } catch { // a duty phone rings for what no screen has shown
       ids.forEach((id) => told.delete(id));
-      setTimeout(present, POLL_MS);
+      setTimeout(present, RETRY_MS);
     }
   }
   function current() {
@@ -440,7 +440,7 @@
       if (!document.contains(target)) return;
       if (target.id !== "work") htmx.trigger(target, "refresh");
       else if (asked === opening) htmx.ajax("GET", path, { target: "#work", swap: "innerHTML" }).catch(() => {}); // its events tell
-    }, POLL_MS));
+    }, RETRY_MS));
   }
   document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target.id === "work") opening += 1; });
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:sendAbort"]) {
