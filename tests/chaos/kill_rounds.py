@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -51,8 +51,18 @@ def provision_by_imei(data_dir: Path, profiles: Sequence[str]) -> dict[str, str]
     return found
 
 
-async def survive(daemon: Daemon, senders: Sequence[Sender], death: dict[str, str], seed: int) -> None:
-    """The daemon dies at this place (in the long form at both, and at any moment) while the senders send."""
+async def survive(
+    daemon: Daemon,
+    senders: Sequence[Sender],
+    death: dict[str, str],
+    seed: int,
+    *,
+    seen: Callable[[], bool] = lambda: True,
+) -> None:
+    """The daemon dies at this place (in the long form at both, and at any moment) while the senders send.
+
+    Behind the last death they go on until ENOUGH is acknowledged and ``seen`` says that what the test is about was.
+    """
     rng = random.Random(seed)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -68,7 +78,7 @@ async def survive(daemon: Daemon, senders: Sequence[Sender], death: dict[str, st
         await asyncio.to_thread(daemon.start)
         before = _acknowledged(senders)
         async with asyncio.timeout(DEADLINE_S):
-            while _acknowledged(senders) < before + ENOUGH:
+            while _acknowledged(senders) < before + ENOUGH or not seen():
                 await asyncio.sleep(0.05)
         stop.set()
     assert await asyncio.to_thread(daemon.stop) == 0
