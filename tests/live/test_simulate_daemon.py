@@ -103,7 +103,7 @@ expect = [
 at = "00:01"
 device = "cuff"
 measurements = { systolic_mmhg = 198, diastolic_mmhg = 110 }
-expect = [{ alert = "blood_pressure_high", never = true, within_s = 3 }]
+expect = [{ alert = "blood_pressure_high", never = true, within_s = 60 }]
 """
 
 
