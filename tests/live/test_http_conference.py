@@ -70,12 +70,12 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                 called = {str(call.to) for call in harness.carrier.calls}
                 assert called == {ELDER, DAUGHTER, DOCTOR}
 
-                def present() -> set[tuple[str, str]]:
+                def on_the_line() -> set[tuple[str, str]]:
                     (room,) = harness.carrier.conferences
                     return {(str(e.label).partition("-")[0], e.status) for e in room.participants.values()}
 
                 # Both have picked up, and the doctor's number was busy.
-                await until(lambda: present() == {("person", "connected"), ("family", "connected")})
+                await until(lambda: on_the_line() == {("person", "connected"), ("family", "connected")})
                 muted = (await client.post(f"{url}/family/mute")).json()
                 assert [(leg["role"], leg["muted"]) for leg in muted] == [("person", False), ("family", True)]
                 held = (await client.post(f"{url}/person/hold")).json()
@@ -83,7 +83,7 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                 assert not any(leg["on_hold"] for leg in (await client.post(f"{url}/person/unhold")).json())
                 assert_problem(await client.delete(f"{url}/person"), 422, "kept")
                 assert [leg["role"] for leg in (await client.delete(f"{url}/family")).json()] == ["person"]
-                await until(lambda: present() == {("person", "connected")})
+                await until(lambda: on_the_line() == {("person", "connected")})
                 assert (
                     await client.post(f"{url}/legs", json={"role": "ems120", "to": "+8612000000"})
                 ).status_code == 201
