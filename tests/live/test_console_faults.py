@@ -260,3 +260,31 @@ def test_pages_and_gateway_are_killed_under_an_open_case(tmp_path: Path) -> None
         assert page.get_attribute("#sound", "aria-pressed") == "true"
         taken = [step for step in site.steps(alert_id) if step[0] in ("accept", "note")]
         assert taken == [("accept", ""), ("note", "还在")]
+
+
+def test_keys_count_for_the_case_that_was_asked_for(site: Site) -> None:
+    chromium_path()
+    with browser() as chrome:
+        page = site.screen(chrome, site.session())
+        before = open_case(page, site, "P-1")
+        assert page.get_attribute("#alert", "data-handling") == "raised"
+        site.press("D-2")
+        after = str(site.sos("P-2")[0]["id"])
+        held: list[Any] = []
+
+        def hold(route: Any) -> None:
+            held.append(route)
+
+        page.route(f"**/alerts/{after}", hold)
+        page.focus(f"#open-{after}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#work[inert]")
+        page.keyboard.press("a")  # she cannot mean the one that she has left
+        assert page.get_attribute("#alert", "data-id") == before
+        while not held:
+            page.wait_for_timeout(20)
+        held[0].continue_()
+        page.wait_for_selector(f"#work:not([inert]) #alert[data-id='{after}'][data-handling=raised]")
+        page.keyboard.press("a")
+        page.wait_for_selector("#alert[data-handling=accepted] #status.confirmed")
+    assert "accept" not in [action for action, _ in site.steps(before)]

@@ -354,7 +354,7 @@
     else if (key === "/") { const find = document.querySelector("[data-find]"); if (find) find.focus(); else location.assign("/console/persons"); }
     else {
       const button = document.querySelector('[data-key="' + CSS.escape(key) + '"]:not(:disabled)');
-      if (!button) return;
+      if (!button || button.closest("[inert]")) return;
       button.click();
     }
     event.preventDefault();
@@ -442,7 +442,15 @@
       else if (asked === opening) htmx.ajax("GET", path, { target: "#work", swap: "innerHTML" }).catch(() => {}); // its events tell
     }, RETRY_MS));
   }
+  let underWay = 0;
   document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target.id === "work") opening += 1; });
+  document.addEventListener("htmx:beforeSend", (event) => { // she means the case that she asked for: nothing counts for the one before
+    const { target, xhr } = event.detail;
+    if (target.id !== "work") return;
+    underWay += 1;
+    target.inert = true;
+    xhr.addEventListener("loadend", () => { underWay -= 1; target.inert = underWay > 0; });
+  });
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:sendAbort"]) {
     document.addEventListener(name, (event) => {
       if (isAct(event)) undone(event.detail.target, words.unknown);
