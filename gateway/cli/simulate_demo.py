@@ -40,6 +40,7 @@ TOKENS: Final = "devices.json"
 OUTLINE: Final = "outline.json"
 CONSOLE: Final = "console.password"
 LOGIN: Final = "demo"
+READY: Final = b"carebell ready"
 START_S: Final = 60.0
 DRAIN_S: Final = 30.0
 MQTT_PORT: Final = 1883
@@ -118,7 +119,14 @@ async def _main(options: Options) -> dict[str, Any] | None:
 
 
 async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
-    gateway = Gateway("127.0.0.1", _port(MQTT_PORT), f"http://127.0.0.1:{_port(HTTP_PORT)}")
+    with contextlib.ExitStack() as kept:
+        ports = [_port(wanted, kept) for wanted in (MQTT_PORT, HTTP_PORT, PLATFORM_PORT, CARRIER_PORT)]
+        await _play_at(ports, options, summary)
+
+
+async def _play_at(ports: list[int], options: Options, summary: list[dict[str, Any]]) -> None:
+    mqtt_port, http_port, platform_port, carrier_port = ports
+    gateway = Gateway("127.0.0.1", mqtt_port, f"http://127.0.0.1:{http_port}")
     keys = _keys(options.folder / "data")
     password = _console_user(options.folder)
     demo: Demo | None = None
@@ -134,10 +142,10 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
     token = secrets.token_urlsafe(32)
     speed = CARRIER_SPEED * USUAL_MINUTES / options.minutes
     carrier = SimulatedCarrier(
-        relatives_for(residents()), port=_port(CARRIER_PORT), auth_token=token, speed=speed, say=hear_carrier
+        relatives_for(residents()), port=carrier_port, auth_token=token, speed=speed, say=hear_carrier
     )
     platform = SimulatedPlatform(
-        port=_port(PLATFORM_PORT),
+        port=platform_port,
         token=token,
         gateway_url=gateway.http_url,
         gateway_token=keys.backend,
@@ -147,7 +155,7 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
     async with platform, carrier:
         calls = _can_call()
         _configure(options, gateway, platform.url, token, carrier.url if calls else "")
-        async with _daemon(options, gateway):
+        async with _daemon(options):
             demo = Demo(
                 gateway, keys, platform, carrier if calls else None, minutes=options.minutes, quiet=options.quiet
             )
@@ -168,12 +176,14 @@ async def _play(options: Options, summary: list[dict[str, Any]]) -> None:
 # ---- preparations ----------------------------------------------------------------------------------------------------
 
 
-def _port(wanted: int) -> int:
-    """The usual port when it is free, else any."""
+def _port(wanted: int, kept: contextlib.ExitStack) -> int:
+    """The usual port when it is free, and no other demo is about to take it until ``kept`` ends; else any."""
     for port in (wanted, 0):
+        mark = kept.enter_context(socket.socket(socket.AF_UNIX))
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
+            mark.bind(f"\0carebell-demo-{port or probe.getsockname()[1]}")  # a name that ends with this process
             return int(probe.getsockname()[1])
     raise DemoError("no port is free on 127.0.0.1")
 
@@ -240,7 +250,7 @@ def _configure(options: Options, gateway: Gateway, platform_url: str, token: str
 
 
 @contextlib.asynccontextmanager
-async def _daemon(options: Options, gateway: Gateway) -> AsyncIterator[None]:
+async def _daemon(options: Options) -> AsyncIterator[None]:
     """The gateway as a process of its own, that ends with this one, however this one ends."""
     command = [sys.executable, "-c", "from gateway.cli.main import main; main()", "run"]
     command += ["-c", str(options.folder / "carebell.toml")]
@@ -249,6 +259,7 @@ async def _daemon(options: Options, gateway: Gateway) -> AsyncIterator[None]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CAREBELL_")}
     log = options.folder / "gateway.log"
     with log.open("ab") as output:
+        begun = output.tell()
         process = await asyncio.create_subprocess_exec(
             *launcher,
             *command,
@@ -259,21 +270,25 @@ async def _daemon(options: Options, gateway: Gateway) -> AsyncIterator[None]:
             start_new_session=True,  # Ctrl-C at the terminal is for the demo, which ends the gateway in order
         )
     try:
-        await _until_ready(process, gateway, log)
+        await _until_ready(process, log, begun)
         yield
     finally:
         await end_child(process, DRAIN_S)
 
 
-async def _until_ready(process: asyncio.subprocess.Process, gateway: Gateway, log: Path) -> None:
-    async with GatewayApi(gateway.http_url, "") as api:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_S):
-                while process.returncode is None:
-                    if await api.ready():
-                        return
-                    await asyncio.sleep(0.1)
+async def _until_ready(process: asyncio.subprocess.Process, log: Path, begun: int) -> None:
+    """By its own word behind ``begun`` in the log: another gateway may answer at an address that this one wants."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_S):
+            while process.returncode is None:
+                if READY in _said(log, begun):
+                    return
+                await asyncio.sleep(0.1)
     raise DemoError(f"the gateway did not start; {log} ends with:\n{_last_lines(log)}")
+
+
+def _said(log: Path, begun: int) -> list[bytes]:
+    return log.read_bytes()[begun:].splitlines()
 
 
 def _last_lines(log: Path) -> str:
