@@ -28,6 +28,7 @@ from gateway.registry.persons import update_person
 from gateway.registry.places import add_place
 from gateway.storage.database import FILE_NAME, open_database
 from tests.daemon import ACTOR, Daemon, provision
+from tests.npm_packages import npm_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "docs" / "screenshots"
@@ -242,15 +243,4 @@ AXE: Final = "axe-core@4.14.1"
 
 def axe_source() -> str:
     """The script of axe-core, which judges pages by WCAG; skips the test where npm cannot fetch it."""
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"needs {' and '.join(missing)}: apt-get install nodejs npm")
-    cache = Path(os.environ.get("CAREBELL_TEST_CACHE") or Path.home() / ".cache/carebell-tests") / "axe"
-    file = cache / "node_modules" / "axe-core" / "axe.min.js"
-    if not file.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--prefix", str(cache), "--no-fund", "--no-audit", "--silent", AXE]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-        if result.returncode:
-            pytest.skip(f"npm cannot install {AXE}: {result.stderr[-300:]}")
-    return file.read_text(encoding="utf-8")
+    return (npm_packages("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")

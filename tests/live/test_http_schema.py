@@ -119,7 +119,7 @@ def judge(operation: Any, mode: Any, api: Api, known: dict[str, str], found: lis
         for place in (case.path_parameters, case.query):
             if place:
                 place.update({name: known[name] for name in place if name in known})
-        response = case.call(base_url=api.url, headers={"authorization": f"Bearer {key}"})
+        response = case.call(base_url=api.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
         seen.add((operation.label, response.status_code))
         try:
             case.validate_response(response, checks=checks)
