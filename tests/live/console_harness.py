@@ -6,7 +6,6 @@ import base64
 import os
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
