@@ -14,6 +14,8 @@ from alerts.notice import Medium
 from alerts.people import hash_of
 
 CONFERENCE: Final = "conference"
+LONGEST_US: Final = 4 * 3600 * 1_000_000
+"""A leg of which nothing was heard for so long is over."""
 
 
 def begin_leg(
@@ -45,6 +47,18 @@ def begin_leg(
         ),
     )  # fmt: skip
     return connection.changes() == 1
+
+
+def open_leg(
+    connection: apsw.Connection, *, provider: str, alert_id: str, role: str, callee: str, now_us: int
+) -> str | None:
+    """The attempt of a leg to this number that nobody knows to have ended, the newest; None for none."""
+    row = connection.execute(
+        "SELECT attempt_id FROM attempt WHERE alert_id = ? AND provider = ? AND role = ? AND callee = ?"
+        " AND direction = 'outbound' AND ended_at_us IS NULL AND created_at_us > ? ORDER BY created_at_us DESC LIMIT 1",
+        (alert_id, provider, role, callee[:500], now_us - LONGEST_US),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def note_incoming(

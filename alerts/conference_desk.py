@@ -5,9 +5,11 @@ Every leg is written down before it is called (the call log), and who wanted it 
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, get_args
+from weakref import WeakValueDictionary
 
 import apsw
 from msgspec import Struct
@@ -89,6 +91,7 @@ class Conferences:
         self._source = source
         self._store = store
         self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def legs(self, alert_id: str) -> list[dict[str, Any]]:
         """Who is in it or being called into it, without their numbers."""
@@ -100,14 +103,26 @@ class Conferences:
     ) -> dict[str, Any]:
         """Call a party in: ``to`` (a number, or sip:...), else the contact's number, else the person's own.
 
-        120 is called because ``actor`` commands it; everybody may be added again after they hung up.
+        120 is called because ``actor`` commands it; everybody may be added again after they hung up. Who is being
+        called already, or is there, is not called twice: a browser may send the same act again by itself.
         """
-        attempt_id = uuid.uuid4().hex
+        async with self._turns.setdefault(alert_id, asyncio.Lock()):
+            return await self._add(alert_id, role, actor, to, contact_id, muted=muted)
+
+    async def _add(
+        self, alert_id: str, role: Role, actor: Actor, to: str, contact_id: str, *, muted: bool
+    ) -> dict[str, Any]:
         now_us = self._clock.now_us()
 
-        def begin(connection: apsw.Connection) -> str:
+        def begin(connection: apsw.Connection) -> tuple[str, str]:
             alert = rows.get(connection, alert_id)
             number = to or self._number(connection, alert.person_id, role, contact_id)
+            known = call_legs.open_leg(
+                connection, provider=self._provider, alert_id=alert_id, role=role, callee=number, now_us=now_us
+            )
+            if known is not None:
+                return number, known
+            attempt_id = uuid.uuid4().hex
             call_legs.begin_conference(
                 connection, provider=self._provider, alert_id=alert_id, person_id=alert.person_id, now_us=now_us
             )
@@ -117,9 +132,9 @@ class Conferences:
                 now_us=now_us, contact_id=contact_id,
             )  # fmt: skip
             self._note(connection, alert_id, "conference.add", actor, {"role": role, "attempt_id": attempt_id})
-            return number
+            return number, attempt_id
 
-        number = await self._store.write(begin)
+        number, attempt_id = await self._store.write(begin)
         leg = await self._of(alert_id).add(
             role, number, attempt_id, muted=muted, commanded_by=f"{actor.role}/{actor.id}"
         )

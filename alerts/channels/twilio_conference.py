@@ -29,6 +29,8 @@ MAX_LEGS: Final = 20
 MAX_ROUNDS: Final = 20
 """So many conferences of one alert are looked at, the newest first."""
 CALL_LIMIT_S: Final = 4 * 3600
+OVER: Final = ("complete", "failed")
+"""A participant who is not there any more."""
 CALL_IS_OVER: Final = 21220
 _EVENTS: Final = "start end join leave mute hold"
 
@@ -73,7 +75,7 @@ class TwilioConference:
             raise UsageError("neither an international number nor a SIP address")
         label = leg_label(role, attempt_id)
         present = await self.legs()
-        known = next((leg for leg in present if leg.label == label), None)
+        known = next((leg for leg in present if leg.label == label and leg.status not in OVER), None)
         if known is not None:
             return known
         if len(present) >= MAX_LEGS:

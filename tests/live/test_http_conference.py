@@ -74,6 +74,16 @@ def test_an_operator_brings_everybody_to_one_line(tmp_path: Path) -> None:
                     (room,) = harness.carrier.conferences
                     return {(str(e.label).partition("-")[0], e.status) for e in room.participants.values()}
 
+                # A browser that got no answer sends it again: nobody is called twice, one attempt is in the log.
+                known = {leg["attempt_id"] for leg in gathered.json()["legs"]}
+                async with asyncio.TaskGroup() as group:
+                    family = {"role": "family", "contact_id": contact_id}
+                    twice = [group.create_task(client.post(f"{url}/legs", json=family)) for _ in range(2)]
+                twice_told = [task.result().json()["attempt_id"] for task in twice]
+                assert twice_told[0] == twice_told[1]
+                assert twice_told[0] in known
+                assert len(harness.carrier.calls) == 3
+
                 # Both have picked up, and the doctor's number was busy.
                 await until(lambda: on_the_line() == {("person", "connected"), ("family", "connected")})
                 muted = (await client.post(f"{url}/family/mute")).json()
