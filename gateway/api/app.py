@@ -142,7 +142,10 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1013})
         return
-    await PlainTextResponse("busy; try again\n", 503, {"retry-after": "1"})(scope, receive, send)
+    headers = {"retry-after": "1"}
+    if scope.get("method") == "GET":
+        headers["refresh"] = "2"  # a browser that asked for a page asks again by itself
+    await PlainTextResponse("busy; try again\n", 503, headers)(scope, receive, send)
 
 
 class _Guard:

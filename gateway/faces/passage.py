@@ -14,8 +14,8 @@ import structlog
 MOST_BYTES: Final = 65_536
 """Of what was read: a whole request without a body is at most a quarter of it."""
 MOST_WAITING: Final = 1024
-LONGEST_WAIT_S: Final = 10.0
-"""As long as a listener waits for a request's headers."""
+LONGEST_WAIT_S: Final = 30.0
+"""A process that starts on a machine that is busy takes ten seconds; somebody before a browser waits that long."""
 log = structlog.get_logger("faces")
 
 Adopt = Callable[[int, bytes], Coroutine[Any, Any, None]]
