@@ -254,14 +254,14 @@ class JournalIngest:
             frame.source,
             payload,
             binding.device_id if binding is not None else "",
-            claimed or frame.device_key,
+            _storable(claimed or frame.device_key),
             binding.person_id if binding is not None else "",
             binding.profile if binding is not None else "",
             verified,
             urgency,
             "",
             reading,
-            fault,
+            fault if fault is None else _storable(fault),
             part,
         )
 
@@ -283,7 +283,7 @@ class JournalIngest:
             record.dedup_key = f"{report.boot}:{report.seq}" if report.boot else str(report.seq)
             group.numbers.append((device_key, report.boot, report.seq, digest))
             return True
-        key = (report.dedup_key if report is not None else "") or frame.idempotency_key
+        key = _storable((report.dedup_key if report is not None else "") or frame.idempotency_key)
         if key and record.part:
             key = f"{key}/{record.part}"
         named = bool(key)
@@ -455,6 +455,11 @@ def _urgency(signals: Mapping[str, bool]) -> Urgency:
         if signal in URGENT_SIGNALS:
             urgency = Urgency.URGENT
     return urgency
+
+
+def _storable(text: str) -> str:
+    """UTF-8 has no half of a surrogate pair, which JSON can name, and no store takes one."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _only_emergencies(reading: Reading | None) -> Reading | None:

@@ -8,12 +8,18 @@ from typing import Any, Final
 
 import apsw
 import msgspec
+import structlog
 
 from gateway.audit import next_seq
 from gateway.model import Committed, Record
 
+log = structlog.get_logger("journal")
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[Record])
+_UNWRITABLE: Final = (ValueError, OverflowError, TypeError, RecursionError)
+"""UnicodeEncodeError is a ValueError."""
+MENDED: Final = "partly not kept: no store can hold it"
+DEEPEST: Final = 32
 
 
 class CorruptBatch(msgspec.Struct, frozen=True):
@@ -25,8 +31,48 @@ class CorruptBatch(msgspec.Struct, frozen=True):
 
 
 def encode_batch(records: Sequence[Record]) -> bytes:
-    """MessagePack array of records, each an array of its fields in the order of the class."""
-    return _ENCODER.encode(records)
+    """MessagePack array of records, each an array of its fields in the order of the class.
+
+    A record that cannot be written as a codec left it is mended in place, with a fault: one device's message must not
+    stand in the way of everybody's commits.
+    """
+    try:
+        return _ENCODER.encode(records)
+    except _UNWRITABLE:
+        for record in records:
+            _mend(record)
+        return _ENCODER.encode(records)
+
+
+def _mend(record: Record) -> None:
+    try:
+        _ENCODER.encode(record)
+    except _UNWRITABLE as error:
+        log.error("record_mended", codec=record.codec, device=record.device_id, error=type(error).__name__)
+        for name in Record.__struct_fields__:
+            setattr(record, name, _writable(getattr(record, name), 0))
+        record.fault = f"{record.fault}; {MENDED}" if record.fault else MENDED
+
+
+def _writable(value: Any, depth: int) -> Any:
+    """The value as MessagePack can say it: valid text, integers of 64 bits, a bounded depth; None for anything else."""
+    if isinstance(value, dict | list | tuple | msgspec.Struct):
+        return None if depth > DEEPEST else _members(value, depth + 1)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if isinstance(value, float | bytes) else None
+
+
+def _members(value: Any, depth: int) -> Any:
+    if isinstance(value, dict):
+        members = ((_writable(str(name), depth), _writable(member, depth)) for name, member in value.items())
+        return {name: member for name, member in members if member is not None}
+    if isinstance(value, msgspec.Struct):
+        stated = {name: getattr(value, name) for name in value.__struct_fields__}
+        return msgspec.structs.replace(value, **{name: _writable(member, depth) for name, member in stated.items()})
+    return [_writable(member, depth) for member in value]
 
 
 def decode_batch(body: bytes) -> list[Record]:

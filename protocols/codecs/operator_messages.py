@@ -19,7 +19,7 @@ from gateway.model import Frame, Report
 from protocols.codecs.lwm2m import explain_items
 from protocols.codecs.lwm2m_values import Item, read_path, typed
 from protocols.codecs.terminal import Draft
-from protocols.codecs.tolerant_json import UNUSED, Faults, as_integer, check_size, clean, kind, load
+from protocols.codecs.tolerant_json import UNUSED, Faults, as_integer, check_size, clean, is_text, kind, load
 
 _RESOURCE: Final = re.compile(r"/?(\d{1,5})[_/](\d{1,5})[_/](\d{1,5})")
 _LAST_MS: Final = 253_402_300_799_000
@@ -36,8 +36,8 @@ def load_message(payload: bytes) -> tuple[dict[str, Any], list[str]]:
 
 
 def text_of(value: Any) -> str:
-    """A member that names something: a text, or a number as one."""
-    if isinstance(value, str):
+    """A member that names something: a text, or a number as one; "" for what no store can keep."""
+    if isinstance(value, str) and is_text(value):
         return value.strip()[:128] if value.strip().lower() not in ("undefined", "null") else ""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
@@ -46,6 +46,11 @@ def time_us(value: Any) -> int:
     """Milliseconds since 1970 as microseconds; 0 for anything else."""
     number = as_integer(value)
     return number * 1000 if number is not None and 0 < number <= _LAST_MS else 0
+
+
+def _named(value: Any) -> str:
+    """Whatever stands there, as a part of a resend's name."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _digest(value: Any) -> str:
@@ -72,7 +77,7 @@ class OneNetCodec:
         draft.faults = faults
         sort = as_integer(message.get("type"))
         stream = text_of(message.get("ds_id"))
-        draft.dedup_key = f"onenet:{text_of(message.get('dev_id'))}:{stream}:{sort}:{message.get('at')}"[:160]
+        draft.dedup_key = f"onenet:{text_of(message.get('dev_id'))}:{stream}:{sort}:{_named(message.get('at'))}"[:160]
         draft.dedup_key += f":{_digest(message.get('value'))}"
         if sort == 2:
             _presence(draft, ONLINE_WORDS.get(text_of(message.get("status"))))
@@ -114,9 +119,9 @@ class CtwingCodec:
         draft.at_us = time_us(message.get("timestamp"))
         draft.faults = faults
         sort = text_of(message.get("messageType"))
-        draft.dedup_key = f"ctwing:{device_id}:{sort}:{message.get('timestamp')}:{_digest(message.get('payload'))}"[
-            :200
-        ]
+        draft.dedup_key = (
+            f"ctwing:{device_id}:{sort}:{_named(message.get('timestamp'))}:{_digest(message.get('payload'))}"[:200]
+        )
         if sort == "deviceOnlineOfflineReport":
             _presence(draft, ONLINE_WORDS.get(text_of(message.get("eventType"))))
             return [draft.report()]

@@ -53,6 +53,15 @@ REAL_EXAMPLE = (
     b'{"seq":17,"at":"2026-11-22T01:02:03.250Z","signals":["sos"],"measurements":{"heart_rate_bpm":72,"steps":4},'
     b'"position":{"latitude":39.1235,"longitude":117.2011,"accuracy_m":12,"source":"gnss","datum":"gcj02"}}'
 )
+PLATFORMS = (
+    b'{"imei":"860000000000001","dev_id":"7","at":1795309323000,"type":1,"ds_id":"3347_0_5501","value":3}',
+    b'{"imei":"860000000000001","dev_id":"7","at":1795309323000,"type":2,"status":1}',
+    (
+        b'{"IMEI":"860000000000001","deviceId":"7","timestamp":1795309323000,"messageType":"dataReport",'
+        b'"payload":{"sos":1,"battery":"low"}}'
+    ),
+)
+"""Messages of operators' platforms (OneNET, CTWing)."""
 
 
 def frame(payload: bytes) -> Frame:
@@ -89,12 +98,23 @@ def test_any_bytes(name: str, payload: bytes) -> None:
 @given(st.sampled_from(sorted(CODECS)), st.data())
 def test_a_damaged_message(name: str, data: st.DataObject) -> None:
     """Bytes changed, cut and inserted in a real message reach deeper than random ones."""
-    payload = bytearray(REAL_EXAMPLE)
+    payload = bytearray(data.draw(st.sampled_from((REAL_EXAMPLE, *PLATFORMS))))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(payload) - 1))
         piece = data.draw(st.binary(max_size=3) | st.sampled_from([b"\\ud800", b"[", b"{", b'"', b"1e999", b"null"]))
         payload[at : at + data.draw(st.integers(0, 3))] = piece
     outcome(name, bytes(payload))
+
+
+def test_half_a_character_in_any_member() -> None:
+    r"""``\\ud800`` alone is JSON and no text: what cannot be stored would stand in the way of every commit."""
+    half = rb'"x\ud800"'
+    for whole in (REAL_EXAMPLE, *PLATFORMS):
+        for value in json.loads(whole).values():
+            payload = whole.replace(json.dumps(value, separators=(",", ":")).encode(), half, 1)
+            assert half in payload
+            for name in CODECS:
+                outcome(name, payload)
 
 
 @given(st.sampled_from(sorted(CODECS)), JSON)

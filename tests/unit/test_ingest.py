@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from gateway.errors import ParseError, StorageBrokenError, StorageError
 from gateway.ingest import UNVERIFIED_FAULT
 from gateway.model import Frame, Reading, Report, Urgency, Verdict
+from gateway.storage.dedup import NAMED
 from tests.factory import T0_US, frame
 from tests.ingest_world import SOS, STEP, Codec, Setting, other, play
 
@@ -54,6 +55,22 @@ def test_a_codec_that_does_not_exist_loses_nothing() -> None:
             assert await world.ingest.deliver([given]) is Verdict.ACCEPTED
         assert world.journal.records[0].payload == b"raw"
         assert "no_such_codec" in str(world.journal.records[0].fault)
+
+    play(story)
+
+
+def test_half_a_character_names_no_device_and_no_resend() -> None:
+    r"""JSON's ``\ud800`` alone, as a codec may let it through: marks and records have to be written."""
+
+    async def story(world: Setting) -> None:
+        bad = Report("key \ud800", Reading(T0_US, {}, {"sos": True}), dedup_key="again \ud800", faults=["x \ud800"])
+        (record,) = await world.take(Codec(bad), device_key="")
+        (known,) = await world.take(Codec(bad))
+        assert (record.device_key, record.fault, record.verified) == ("key ?", f"{UNVERIFIED_FAULT}; x ?", False)
+        assert record.reading is not None
+        assert record.reading.signals == {"sos": True}
+        assert known.dedup_key == f"{NAMED}again ?"
+        assert await world.take(Codec(bad)) == [], "a resend"
 
     play(story)
 

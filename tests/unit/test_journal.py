@@ -10,6 +10,7 @@ from typing import Any
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import audit
 from gateway.errors import NewerSchemaError, StorageBrokenError, StorageError
@@ -241,3 +242,27 @@ def test_checksums_are_crc_32(tmp_path: Path) -> None:
     insert(connection, 1)
     ((checksum, body),) = connection.execute("SELECT checksum, body FROM batch")
     assert checksum == zlib.crc32(body)
+
+
+def test_what_no_store_can_hold_is_mended_and_stops_nobody() -> None:
+    """A codec that lets through what MessagePack cannot say: the emergency stays, and so do the neighbours."""
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"in": deep}
+    unknown = {"half \ud800": "\udfff", "big": 2**80, "list": [1, "\ud800", object()], "deep": deep, "good": "门"}
+    bad = record(1, device_id="D-1", signal="sos")
+    assert bad.reading is not None
+    bad.reading.unknown = unknown
+    bad.device_key, bad.fault = "key \ud800", "fault \udc00"
+    before, behind = record(0, device_id="D-0"), record(2, device_id="D-2")
+    with capture_logs() as logs:
+        first, second, third = journal.decode_batch(journal.encode_batch([before, bad, behind]))
+    assert (first, third) == (before, behind)
+    assert second == bad, "who judges it judges what is stored"
+    assert second.reading is not None
+    assert second.reading.signals == {"sos": True}
+    kept = second.reading.unknown
+    assert kept is not None
+    assert (kept["half ?"], kept["list"], kept["good"], "big" in kept) == ("?", [1, "?", None], "门", False)
+    assert (second.device_key, second.fault) == ("key ?", f"fault ?; {journal.MENDED}")
+    assert [(line["event"], line["device"]) for line in logs] == [("record_mended", "D-1")]
