@@ -42,16 +42,16 @@ class CtiCodec:
         draft = Draft(frame, number_of(told.get("caller")) or frame.device_key)
         if not draft.device_key:
             draft.fault("caller", "withheld or not a number")
-        event = told.get("event", "ring")
+        event = str(told.get("event", "ring"))[:40]
         if event in ("test", "low_battery"):
             draft.signal(event)
         elif event not in OVER:
             draft.signal("sos")
             if event not in CALLS:
-                draft.fault("event", f"{str(event)[:40]!r} is not known: taken as a call")
+                draft.fault("event", f"{event!r} is not known: taken as a call")
         if told.get("at") is not None:
             _learn_time(told["at"], draft)
-        draft.keep("event", str(event)[:40])
+        draft.keep("event", event)
         draft.keep("callee", number_of(told.get("callee")) or None)
         return [draft.report()]
 

@@ -61,12 +61,15 @@ def _parsed(sentence: bytes) -> Any:
     from pynmeagps import exceptions  # noqa: PLC0415
 
     try:
-        return pynmeagps.NMEAReader.parse(sentence, msgmode=0, validate=1)
+        parsed = pynmeagps.NMEAReader.parse(sentence, msgmode=0, validate=1)
     except (
         exceptions.NMEAParseError, exceptions.NMEAMessageError, exceptions.NMEATypeError, exceptions.NMEAStreamError,
         ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError,
     ) as error:  # fmt: skip
         raise ParseError(f"not a sentence that can be read: {type(error).__name__}") from error
+    if parsed is None:  # what the library says to bytes that are no text
+        raise ParseError("not a sentence that can be read")
+    return parsed
 
 
 def _place(sentence: Any, draft: Draft) -> None:

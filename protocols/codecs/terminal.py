@@ -86,6 +86,9 @@ class Draft:
         """A canonical metric (or ``x_...``) in its own unit; None is no reading. Impossible values become faults."""
         if value is None:
             return
+        if isinstance(value, bool):  # the journal could not read it back as a number
+            self.fault(metric, "true or false, not a number")
+            return
         lowest, highest = _RANGES.get(metric, (-1e15, 1e15))
         if lowest <= value <= highest:
             self.measurements[metric] = value if isinstance(value, int) else round(value, 4)

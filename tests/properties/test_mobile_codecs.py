@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import cbor2
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,3 +146,20 @@ def test_pushes(message: Any, nonce: str, cut: int) -> None:
 @given(payload=st.binary(max_size=200))
 def test_any_bytes_pushed(payload: bytes) -> None:
     examine_push(payload)
+
+
+FOUND = (
+    ("cti", b'{"event": {},"at":""}'),
+    ("nmea", bytes.fromhex(
+        "244750524d432c3031303230332e0000ffff30302c412c333930372e343130302c4e2c37313131322e303636302c452c31302e302c343030"
+        "2e302c323236322c2c3131412c2a36330d0a"
+    )),
+    ("onenet", b'{"type":1,"imei":"861233","ds_id":"04_374_02","at":100,"value":true}'),
+    ("onenet", b'{"type":1,"imei":"861233","ds_id":"3303_0_5700","at":100,"value":true}'),
+)  # fmt: skip
+"""What a fuzzer found."""
+
+
+@pytest.mark.parametrize(("codec", "payload"), FOUND)
+def test_what_a_fuzzer_found(codec: str, payload: bytes) -> None:
+    examine(codec, payload)

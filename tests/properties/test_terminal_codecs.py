@@ -126,3 +126,12 @@ def test_rubbish_is_bounded(codec: str, data: st.DataObject) -> None:
             fed += len(piece)
             for frame in framer.feed(piece):
                 assert len(frame) <= fed
+
+
+def test_what_a_fuzzer_found() -> None:
+    """Six characters that int() takes for a hexadecimal number, a sign among them."""
+    examine("meitrack", bytes.fromhex(
+        "2424413135392c3836303030303030303030303031372c4141412c33352c33392e3132333530302c3131372e3230313130302c32363131"
+        "32323031303230302c412c392c32352c8dd52c39302c312e322c352c313032342c3330302c3436307c307c313233347c353637382c3038"
+        "30312c303030307c303030307c303030307c303139317c303442302c2c2c332c303030302c2d31463543327c3032304139322a41350d0a"
+    ))  # fmt: skip

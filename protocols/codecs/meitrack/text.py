@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from protocols.bits import digits_time_us
@@ -15,6 +16,7 @@ EVENTS: Final = {
     90: "cornering", 91: "cornering", 129: "braking", 130: "acceleration", 135: "fatigue",
 }  # fmt: skip
 EVENT_ASKED: Final = 34
+_SENSOR: Final = re.compile(r"[0-9A-Fa-f]{6}")
 
 
 def read_event(event: int, draft: Draft) -> None:
@@ -115,7 +117,7 @@ def _temperatures(values: list[str], draft: Draft) -> None:
     version = number(values[18]) or 0
     found: list[float] = []
     for part in values[20].split("|")[:16]:
-        if len(part) != 6 or number(part, base=16) is None:
+        if _SENSOR.fullmatch(part) is None:
             return
         raw = bytes.fromhex(part)
         if version >= 3:
