@@ -25,6 +25,7 @@ from gateway.model import (
 )
 from gateway.ports import Codec, CommittedListener, Directory, Profiles, VerdictFuture
 from gateway.storage.dedup import NAMED, Marks, content_key, digest_of
+from gateway.storage.journal import storable_text
 
 LINGER_S: Final = 0.25
 TARGET_RECORDS: Final = 64  # a commit should carry about as many
@@ -254,14 +255,14 @@ class JournalIngest:
             frame.source,
             payload,
             binding.device_id if binding is not None else "",
-            _storable(claimed or frame.device_key),
+            storable_text(claimed or frame.device_key),
             binding.person_id if binding is not None else "",
             binding.profile if binding is not None else "",
             verified,
             urgency,
             "",
             reading,
-            fault if fault is None else _storable(fault),
+            fault if fault is None else storable_text(fault),
             part,
         )
 
@@ -283,7 +284,7 @@ class JournalIngest:
             record.dedup_key = f"{report.boot}:{report.seq}" if report.boot else str(report.seq)
             group.numbers.append((device_key, report.boot, report.seq, digest))
             return True
-        key = _storable((report.dedup_key if report is not None else "") or frame.idempotency_key)
+        key = storable_text((report.dedup_key if report is not None else "") or frame.idempotency_key)
         if key and record.part:
             key = f"{key}/{record.part}"
         named = bool(key)
@@ -455,11 +456,6 @@ def _urgency(signals: Mapping[str, bool]) -> Urgency:
         if signal in URGENT_SIGNALS:
             urgency = Urgency.URGENT
     return urgency
-
-
-def _storable(text: str) -> str:
-    """UTF-8 has no half of a surrogate pair, which JSON can name, and no store takes one."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _only_emergencies(reading: Reading | None) -> Reading | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from msgspec import Struct
 
+from alerts.call_legs import LONGEST_US
 from alerts.channels import twilio_twiml
 from alerts.channels.twilio_callbacks import ID
 from alerts.channels.twilio_http import TwilioMissingError, TwilioRefusedError
@@ -28,7 +29,7 @@ RING_S: Final[Mapping[Role, int]] = {
 MAX_LEGS: Final = 20
 MAX_ROUNDS: Final = 20
 """So many conferences of one alert are looked at, the newest first."""
-CALL_LIMIT_S: Final = 4 * 3600
+CALL_LIMIT_S: Final = LONGEST_US // 1_000_000
 OVER: Final = ("complete", "failed")
 """A participant who is not there any more."""
 CALL_IS_OVER: Final = 21220

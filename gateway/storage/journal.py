@@ -59,7 +59,7 @@ def _writable(value: Any, depth: int) -> Any:
     if isinstance(value, dict | list | tuple | msgspec.Struct):
         return None if depth > DEEPEST else _members(value, depth + 1)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return storable_text(value)
     if isinstance(value, int):
         return value if abs(value) < 2**63 else None
     return value if isinstance(value, float | bytes) else None
@@ -73,6 +73,11 @@ def _members(value: Any, depth: int) -> Any:
         stated = {name: getattr(value, name) for name in value.__struct_fields__}
         return msgspec.structs.replace(value, **{name: _writable(member, depth) for name, member in stated.items()})
     return [_writable(member, depth) for member in value]
+
+
+def storable_text(text: str) -> str:
+    """UTF-8 has no half of a surrogate pair, which JSON can name, and no store takes one."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def decode_batch(body: bytes) -> list[Record]:

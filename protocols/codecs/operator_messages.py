@@ -18,7 +18,7 @@ from gateway.errors import ParseError
 from gateway.model import Frame, Report
 from protocols.codecs.lwm2m import explain_items
 from protocols.codecs.lwm2m_values import Item, read_path, typed
-from protocols.codecs.terminal import Draft
+from protocols.codecs.terminal import Draft, clean_text
 from protocols.codecs.tolerant_json import UNUSED, Faults, as_integer, check_size, clean, is_text, kind, load
 
 _RESOURCE: Final = re.compile(r"/?(\d{1,5})[_/](\d{1,5})[_/](\d{1,5})")
@@ -48,11 +48,6 @@ def time_us(value: Any) -> int:
     return number * 1000 if number is not None and 0 < number <= _LAST_MS else 0
 
 
-def _named(value: Any) -> str:
-    """Whatever stands there, as a part of a resend's name."""
-    return str(value).encode("utf-8", "replace").decode()
-
-
 def _digest(value: Any) -> str:
     return hashlib.blake2b(repr(value).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
@@ -77,7 +72,9 @@ class OneNetCodec:
         draft.faults = faults
         sort = as_integer(message.get("type"))
         stream = text_of(message.get("ds_id"))
-        draft.dedup_key = f"onenet:{text_of(message.get('dev_id'))}:{stream}:{sort}:{_named(message.get('at'))}"[:160]
+        draft.dedup_key = (
+            f"onenet:{text_of(message.get('dev_id'))}:{stream}:{sort}:{clean_text(str(message.get('at')))}"[:160]
+        )
         draft.dedup_key += f":{_digest(message.get('value'))}"
         if sort == 2:
             _presence(draft, ONLINE_WORDS.get(text_of(message.get("status"))))
@@ -120,7 +117,9 @@ class CtwingCodec:
         draft.faults = faults
         sort = text_of(message.get("messageType"))
         draft.dedup_key = (
-            f"ctwing:{device_id}:{sort}:{_named(message.get('timestamp'))}:{_digest(message.get('payload'))}"[:200]
+            f"ctwing:{device_id}:{sort}:{clean_text(str(message.get('timestamp')))}:{_digest(message.get('payload'))}"[
+                :200
+            ]
         )
         if sort == "deviceOnlineOfflineReport":
             _presence(draft, ONLINE_WORDS.get(text_of(message.get("eventType"))))

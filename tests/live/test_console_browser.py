@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import carebell_json
+from tests.daemon import Daemon, carebell_json
 from tests.live.console_harness import (
     HOSTILE,
     Wire,
@@ -183,13 +183,7 @@ def test_a_button_stays_under_the_hand_while_it_is_pressed(tmp_path: Path) -> No
     """The case is exchanged whenever the alert changes: not between press and release, else the click is lost."""
     chromium_path()
     with console_daemon(tmp_path / "d") as (daemon, tokens), browser() as chrome:
-        page = new_page(chrome, viewport=LAPTOP)
-        press(daemon, tokens)
-        sign_in(page, daemon.url, "chen")
-        page.wait_for_selector(".row.p1.raised")
-        page.keyboard.press("j")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#alert[data-handling=raised]")
+        page = at_a_fresh_case(chrome, daemon, tokens)
         page.hover("#reveal-door_code")
         page.mouse.down()  # from here on nothing is exchanged, whatever was on its way
         page.evaluate("document.getElementById('reveal-door_code').dataset.old = '1'")
@@ -205,13 +199,7 @@ def test_whoever_answers_is_not_turned_away(tmp_path: Path) -> None:
     """Neither by a second press between the look and the key, nor by an answer that is none: the case stays."""
     chromium_path()
     with console_daemon(tmp_path / "d") as (daemon, tokens), browser() as chrome:
-        page = new_page(chrome, viewport=LAPTOP)
-        press(daemon, tokens)
-        sign_in(page, daemon.url, "chen")
-        page.wait_for_selector(".row.p1.raised")
-        page.keyboard.press("j")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#alert[data-handling=raised]")
+        page = at_a_fresh_case(chrome, daemon, tokens)
         page.route("**/accept", lambda route: route.fulfill(status=503, body="busy; try again\n"))
         with page.expect_response("**/panel"):  # what became of it is asked
             page.keyboard.press("a")
@@ -225,6 +213,18 @@ def test_whoever_answers_is_not_turned_away(tmp_path: Path) -> None:
             time.sleep(0.05)
         page.keyboard.press("a")
         page.wait_for_selector("#alert[data-handling=accepted] #status.confirmed")
+
+
+def at_a_fresh_case(chrome: Any, daemon: Daemon, tokens: dict[str, str]) -> Any:
+    """The page of an operator who has opened a press with the keyboard."""
+    page = new_page(chrome, viewport=LAPTOP)
+    press(daemon, tokens)
+    sign_in(page, daemon.url, "chen")
+    page.wait_for_selector(".row.p1.raised")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#alert[data-handling=raised]")
+    return page
 
 
 def sos(data_dir: Path) -> list[dict[str, Any]]:

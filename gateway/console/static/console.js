@@ -18,7 +18,14 @@
     if (answer.status === 401) elsewhere(answer.headers.get("HX-Redirect"));
     return answer;
   }
-  window.carebell = { now, ask, RETRY_MS };
+  function faultSign(marker) { // a line that says what is not there; data-<marker> finds it again
+    const sign = document.createElement("p");
+    sign.className = "refused";
+    sign.dataset[marker] = "1";
+    sign.setAttribute("role", "alert");
+    return sign;
+  }
+  window.carebell = { now, ask, faultSign, RETRY_MS };
 
   // ---- time ---------------------------------------------------------------------------------------------------------
   function age(ms) {
@@ -423,10 +430,7 @@
     clearTimeout(renewals.get(target));
     let sign = target.querySelector("[data-fault]");
     if (!sign) {
-      sign = document.createElement("p");
-      sign.className = "refused";
-      sign.dataset.fault = "1";
-      sign.setAttribute("role", "alert");
+      sign = faultSign("fault");
       if (target.id === "work") { // not the case before it: keys would count for that one
         target.replaceChildren(sign);
         if (location.pathname !== path) history.pushState({ htmx: true }, "", path);

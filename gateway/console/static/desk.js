@@ -2,7 +2,7 @@
 // The case: palettes of acts, the panel kept up to date, and the map.
 (() => {
   const $ = (id) => document.getElementById(id);
-  const words = document.body.dataset, { ask, RETRY_MS } = window.carebell;
+  const words = document.body.dataset, { ask, faultSign, RETRY_MS } = window.carebell;
   let map = null, layer = null, shownFor = null, timer = 0, fitted = false;
 
   // ---- palettes -----------------------------------------------------------------------------------------------------
@@ -116,10 +116,7 @@
     if (fault && $("alert") === alert) {
       let sign = alert.querySelector("[data-stale-case]");
       if (!sign) {
-        sign = document.createElement("p");
-        sign.className = "refused";
-        sign.dataset.staleCase = "1";
-        sign.setAttribute("role", "alert");
+        sign = faultSign("staleCase");
         $("status").after(sign);
       }
       sign.textContent = fault;
